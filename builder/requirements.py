@@ -1,0 +1,263 @@
+"""What this project needs of a Debian machine: one table, and what of it is not there.
+
+Standard library only, so that `python3 -m builder.requirements image` works before there is a virtual environment: it
+prints the Debian packages to install for that purpose, one a line, and on standard error why a program that is there
+will not do. `hapx-build doctor` shows the same table.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import zip_longest
+from pathlib import Path
+
+from builder import command
+from builder.errors import CommandTimeoutError, ExitCode, MissingError
+
+PROBE_SECONDS = 5.0  # for a program to tell its version; the slowest, Packer, takes 0.3 s
+
+
+class Purpose(StrEnum):
+    """What somebody may want to do here; a requirement names those it belongs to."""
+
+    IMAGE = "image"
+    FOREIGN = "foreign"
+    LINT = "lint"
+    TEST = "test"
+
+
+COMMANDS = {
+    Purpose.IMAGE: "hapx-build image",
+    Purpose.FOREIGN: "hapx-build image --arch",
+    Purpose.LINT: "make lint",
+    Purpose.TEST: "make test",
+}
+
+INCLUDES = {Purpose.TEST: (Purpose.IMAGE, Purpose.LINT)}
+
+
+class Status(StrEnum):
+    """The answer to one question about this machine."""
+
+    OK = "ok"
+    NOTE = "note"  # not needed, but worth knowing
+    OLD = "too old"
+    MISSING = "missing"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One program, or one set of files, that a purpose needs.
+
+    `files`: where it is not a program, any one of these paths will do. `minimum` is the oldest version that works and
+    `reason` says why; `backports` names the Debian releases (codenames) whose own version is older than that, so that
+    there the package comes from their backports. `version_flags` make the program print its version, which
+    `version_pattern` finds; no flags: it has none to tell. `users_only`: root does without.
+    """
+
+    name: str
+    package: str
+    purposes: tuple[Purpose, ...]
+    use: str
+    files: tuple[str, ...] = ()
+    minimum: str = ""
+    reason: str = ""
+    backports: tuple[str, ...] = ()
+    users_only: bool = False
+    version_flags: tuple[str, ...] = ("--version",)
+    version_pattern: str = r"(\d+(?:\.\d+)+)"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What this machine has of one requirement."""
+
+    requirement: Requirement
+    status: Status
+    path: Path | None = None
+    version: str = ""
+    detail: str = ""
+
+
+_IMAGE = (Purpose.IMAGE,)
+_TEST = (Purpose.TEST,)
+_FOREIGN = (Purpose.FOREIGN,)
+_EMULATOR = "qemu-x86_64-static" if platform.machine() == "aarch64" else "qemu-aarch64-static"
+
+REQUIREMENTS = (
+    Requirement(
+        "packer",
+        "packer",
+        _IMAGE,
+        "drives every bake",
+        minimum="1.6.6",
+        reason="the templates are HCL2, and 1.6.6 is the oldest they are tested with",
+        version_flags=("version",),
+        # The product's name is part of it: cracklib's /usr/sbin/packer must not pass for HashiCorp's.
+        version_pattern=r"Packer v(\d+(?:\.\d+)+)",
+    ),
+    Requirement("mmdebstrap", "mmdebstrap", _IMAGE, "makes the root file system from Debian packages"),
+    Requirement(
+        "Debian archive keys",
+        "debian-archive-keyring",
+        _IMAGE,
+        "what packages' signatures are checked against",
+        files=("/usr/share/keyrings/debian-archive-keyring.pgp", "/usr/share/keyrings/debian-archive-keyring.gpg"),
+    ),
+    Requirement("gpgv", "gpgv", _IMAGE, "checks packages' signatures"),
+    Requirement("newuidmap", "uidmap", _IMAGE, "bakes without being root", users_only=True, version_flags=()),
+    Requirement("newgidmap", "uidmap", _IMAGE, "bakes without being root", users_only=True, version_flags=()),
+    Requirement("unshare", "util-linux", _IMAGE, "keeps a bake's mounts to itself"),
+    Requirement("tar", "tar", _IMAGE, "unpacks the root file system"),
+    Requirement("sfdisk", "fdisk", _IMAGE, "writes the partition table"),
+    Requirement("mke2fs", "e2fsprogs", _IMAGE, "makes the root partition", version_flags=("-V",)),
+    Requirement("mkfs.vfat", "dosfstools", _IMAGE, "makes the EFI partition", version_flags=("--help",)),
+    Requirement("mcopy", "mtools", _IMAGE, "fills the EFI partition"),
+    Requirement(_EMULATOR, "qemu-user-static", _FOREIGN, "runs the other architecture's programs in a bake"),
+    Requirement("arch-test", "arch-test", _FOREIGN, "tells mmdebstrap that they run", version_flags=()),
+    Requirement("shellcheck", "shellcheck", (Purpose.LINT,), "checks the shell scripts"),
+    Requirement("qemu-img", "qemu-utils", _TEST, "reads back the disks we write"),
+    Requirement(
+        "qemu-system-x86_64",
+        "qemu-system-x86",
+        _TEST,
+        "boots what was baked",
+        minimum="8",
+        reason="the software emulation of cmpxchg16b in 7.2 crashes current kernels and HAProxy",
+        backports=("bookworm",),
+    ),
+    Requirement(
+        "OVMF firmware",
+        "ovmf",
+        _TEST,
+        "boots what was baked under UEFI",
+        files=("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_CODE.fd"),
+    ),
+    Requirement("xorriso", "xorriso", _TEST, "reads back the ISOs we write", version_flags=("-version",)),
+    Requirement("isoinfo", "genisoimage", _TEST, "reads back the ISOs we write", version_flags=("-version",)),
+    Requirement(
+        "systemd-nspawn",
+        "systemd-container",
+        _TEST,
+        "runs a node's user space without a virtual machine",
+        version_pattern=r"systemd (\d+(?:\.\d+)*)",
+    ),
+)
+
+
+def needed(purposes: Iterable[Purpose]) -> tuple[Requirement, ...]:
+    """The requirements of these purposes and of those they include, in the table's order, each once."""
+    wanted = set(purposes)
+    for purpose in tuple(wanted):
+        wanted.update(INCLUDES.get(purpose, ()))
+    return tuple(requirement for requirement in REQUIREMENTS if wanted.intersection(requirement.purposes))
+
+
+def older(version: str, minimum: str) -> bool:
+    """Whether a dotted version number is lower than another; parts left out count as 0."""
+    pairs = zip_longest(map(int, version.split(".")), map(int, minimum.split(".")), fillvalue=0)
+    return next((left < right for left, right in pairs if left != right), False)
+
+
+def probe(requirement: Requirement, *, ask: bool = True) -> Finding:
+    """Look for one requirement here.
+
+    The program is started, to learn its version, where a minimum is set; with `ask` also where none is. It gets no
+    input and `PROBE_SECONDS`, then it counts as broken.
+    """
+    if requirement.files:
+        path = next((Path(file) for file in requirement.files if Path(file).exists()), None)
+        return Finding(requirement, Status.OK if path else Status.MISSING, path)
+    path = command.which(requirement.name)
+    if path is None:
+        return Finding(requirement, Status.MISSING)
+    if not requirement.version_flags or not (ask or requirement.minimum):
+        return Finding(requirement, Status.OK, path)
+    return _ask(requirement, path)
+
+
+def _ask(requirement: Requirement, path: Path) -> Finding:
+    """Start a program for its version and judge the answer."""
+    shown = f"{path} {' '.join(requirement.version_flags)}"
+    try:
+        result = command.run(
+            [str(path), *requirement.version_flags],
+            timeout=PROBE_SECONDS,
+            grace=0.2,
+            check=False,
+            # Packer would otherwise ask its maker over the network for a newer version.
+            env={"CHECKPOINT_DISABLE": "1", "LC_ALL": "C.UTF-8"},
+        )
+    except CommandTimeoutError:
+        detail = f"`{shown}` did not end within {PROBE_SECONDS:.0f} seconds"
+        return Finding(requirement, Status.BROKEN, path, detail=detail)
+    except (OSError, MissingError) as error:
+        return Finding(requirement, Status.BROKEN, path, detail=f"`{shown}` cannot be started: {error}")
+    match = re.search(requirement.version_pattern, result.stdout + result.stderr)
+    if match is None:
+        if not requirement.minimum:
+            return Finding(requirement, Status.OK, path)
+        detail = f"`{shown}` does not say what this program should: another program of the same name"
+        return Finding(requirement, Status.BROKEN, path, detail=detail)
+    version = match.group(1)
+    if requirement.minimum and older(version, requirement.minimum):
+        detail = f"{requirement.minimum} or later is needed: {requirement.reason}"
+        return Finding(requirement, Status.OLD, path, version, detail)
+    return Finding(requirement, Status.OK, path, version)
+
+
+def probe_all(requirements: Sequence[Requirement], *, ask: bool = True) -> list[Finding]:
+    """`probe` for each, at the same time; in the order given."""
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return list(pool.map(lambda requirement: probe(requirement, ask=ask), requirements))
+
+
+def release_codename(os_release: Path = Path("/etc/os-release")) -> str:
+    """This system's codename ("bookworm"), or "" where it has none (os-release(5): VERSION_CODENAME)."""
+    try:
+        text = os_release.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    match = re.search(r"^VERSION_CODENAME=[\"']?([\w-]+)", text, re.MULTILINE)
+    return match.group(1) if match else ""
+
+
+def package_spec(requirement: Requirement, codename: str) -> str:
+    """The package as `apt-get install` takes it: from backports ("name/bookworm-backports") where it must be."""
+    if codename in requirement.backports:
+        return f"{requirement.package}/{codename}-backports"
+    return requirement.package
+
+
+def missing_packages(findings: Iterable[Finding], codename: str) -> list[str]:
+    """What to give to `apt-get install` so that all findings turn good; each package once, in order."""
+    wanting = (finding for finding in findings if finding.status is not Status.OK)
+    return list(dict.fromkeys(package_spec(finding.requirement, codename) for finding in wanting))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print what is missing for the purposes named; exit 0 whether something is or not."""
+    try:
+        purposes = [Purpose(argument) for argument in argv]
+    except ValueError:
+        purposes = []
+    if not purposes:
+        sys.stderr.write(f"usage: python3 -m builder.requirements {{{','.join(Purpose)}}}...\n")
+        return ExitCode.USAGE
+    findings = probe_all(needed(purposes), ask=False)
+    for finding in findings:
+        if finding.detail:
+            sys.stderr.write(f"{finding.requirement.name}: {finding.detail}\n")
+    sys.stdout.writelines(f"{package}\n" for package in missing_packages(findings, release_codename()))
+    return ExitCode.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
