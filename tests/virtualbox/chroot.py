@@ -142,7 +142,7 @@ def start(root: Path, work: Path, shared: Sequence[Path]) -> Iterator[VBox]:
 
 
 def wrapper(enter: Sequence[str], home: Path) -> str:
-    """The text of the VBoxManage that goes on PATH: enters the namespaces with the command `enter`, runs the real one."""
+    """The VBoxManage that goes on PATH, as text: enters the namespaces with the command `enter`, runs the real one."""
     environment = [f"HOME={home}", "USER=root", "LOGNAME=root", "LANG=C.UTF-8", "PATH=/usr/bin:/usr/sbin"]
     inside = shlex.join([*enter, "--", "env", "--ignore-environment", *environment])
     return f"""#!/bin/sh
