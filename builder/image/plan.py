@@ -1,0 +1,93 @@
+"""What one bake is going to do, said once: the plan that `bake` makes and every stage inside Packer reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+RELEASES = {"trixie": 13, "bookworm": 12}
+ARCHITECTURES = ("amd64",)
+
+
+@dataclass(frozen=True, slots=True)
+class BakePlan:
+    """Everything that decides what comes out of a bake, and where it works.
+
+    `root_key` is a digest of what goes into the root file system before provisioning, `key` of all inputs but the
+    mirror's state. Sizes are MiB. `epoch` is SOURCE_DATE_EPOCH, or None where the mirror's state is to give the date.
+    """
+
+    name: str  # hapx-0.1.0-amd64: the base name of everything that comes out
+    source: str  # Packer's: null.bootstrap
+    release: str
+    arch: str
+    mirror: str
+    version: str
+    hostname: str
+    packages: tuple[str, ...]
+    disk_size_mib: int
+    cpus: int
+    memory_mib: int
+    epoch: int | None
+    template: str  # the folder with the Packer templates, scripts/ and files/
+    output: str  # the OVA's path when all is done
+    work: str  # a folder of this bake's own, gone afterwards
+    staging: str  # a folder on the output's file system, gone afterwards
+    cache: str  # root file systems by key
+    root_key: str
+    refresh_root: bool  # the kept root is not what the mirror would give now
+    key: str
+
+    def write(self, path: Path) -> None:
+        """Keep the plan as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> BakePlan:
+        """The plan that `write` kept."""
+        data: dict[str, Any] = json.loads(path.read_text())
+        data["packages"] = tuple(data["packages"])
+        return cls(**{field.name: data[field.name] for field in fields(cls)})
+
+    @property
+    def root(self) -> Path:
+        """Where the root file system lies while it is provisioned."""
+        return Path(self.work, "root")
+
+    @property
+    def disk(self) -> Path:
+        """The raw disk."""
+        return Path(self.work, "disk.raw")
+
+    @property
+    def root_cache(self) -> Path:
+        """Where the root file system is kept for later bakes."""
+        return Path(self.cache, "roots", f"{self.release}-{self.arch}-{self.root_key[:16]}")
+
+    def facts(self, stage: str) -> Path:
+        """Where a stage leaves what it learned, for the build manifest."""
+        return Path(self.work, f"{stage}.json")
+
+
+def read_packages(path: Path) -> list[str]:
+    """The package names of a packages.list, in its order: one a line, `#` starts a comment."""
+    lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
+    return [line for line in lines if line]
+
+
+def digest(*parts: object) -> str:
+    """A SHA-256, in hex, over plain values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def digest_tree(folder: Path) -> str:
+    """A SHA-256, in hex, over a folder's files: names, whether executable, contents."""
+    entries = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            executable = bool(path.stat().st_mode & 0o100)
+            entries.append((str(path.relative_to(folder)), executable, hashlib.sha256(path.read_bytes()).hexdigest()))
+    return digest(entries)

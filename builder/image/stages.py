@@ -1,0 +1,116 @@
+"""The stages of a bake that run inside Packer: `python -m builder.image.stages STAGE`, called by packer/build.pkr.hcl.
+
+A stage reads the plan named by HAPX_PLAN. What it tells goes to standard output as lines `@hapx {JSON}`, which come
+back through Packer to the bake that started it; everything else it prints is Packer's log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from builder.errors import ExitCode, HapxError, UsageError
+from builder.image.plan import BakePlan
+from builder.progress import Reporter
+
+MARKER = "@hapx "
+PLAN_VARIABLE = "HAPX_PLAN"
+
+
+@dataclass
+class StageReporter(Reporter):
+    """Sends events through Packer to the bake; progress at most ten times a second."""
+
+    _last: float = field(default=0.0)
+
+    def _show(self, event: str, **facts: Any) -> None:
+        now = time.monotonic()
+        if event == "progress":
+            if now - self._last < 0.1 and facts["done"] < facts["total"]:
+                return
+            self._last = now
+        print(MARKER + json.dumps({"event": event, **facts}), flush=True)  # noqa: T201 - this is the protocol
+
+
+def log(line: str) -> None:
+    """A line for Packer's log."""
+    print(line, flush=True)  # noqa: T201 - this is the protocol
+
+
+def root(plan: BakePlan, reporter: Reporter) -> None:
+    """The root file system: from the cache where it is still what it would be, from mmdebstrap where not; unpacked."""
+    from builder.image import rootcache, rootfs
+
+    state = rootcache.load(plan.root_cache)
+    if state is None or plan.refresh_root:
+        with reporter.stage("bootstrap", title=f"Debian {plan.release}, {len(plan.packages)} packages and theirs"):
+            state = rootfs.bootstrap(plan, on_progress=reporter.advance, on_line=log)
+    else:
+        reporter.note("root file system: from the cache, nothing in it changed")
+    with reporter.stage("unpack", title="Unpack the root file system"):
+        rootfs.unpack(plan)
+    epoch = plan.epoch if plan.epoch is not None else state.date
+    plan.facts("root").write_text(json.dumps({"mirror_state": state.mirror_state, "epoch": epoch}) + "\n")
+
+
+def provision(plan: BakePlan, reporter: Reporter, script: Path) -> None:
+    """One provisioning script, inside the root."""
+    from builder.image import rootfs
+
+    names = ("DEBIAN_FRONTEND", "LC_ALL")
+    env = {name: value for name, value in os.environ.items() if name in names or name.startswith("HAPX_")}
+    env.pop(PLAN_VARIABLE)
+    env["SOURCE_DATE_EPOCH"] = str(_facts(plan, "root")["epoch"])
+    with reporter.stage(script.stem, title=f"Provision: {script.stem}"):
+        rootfs.provision(plan, script, env=env, on_line=log)
+
+
+def disk(plan: BakePlan, reporter: Reporter) -> None:
+    """The disk that boots, from the root."""
+    from builder.image.disk import build
+
+    with reporter.stage("disk", title="Partitions, boot loaders, file systems"):
+        build(plan, epoch=_facts(plan, "root")["epoch"], on_line=log)
+
+
+def package(plan: BakePlan, reporter: Reporter) -> None:
+    """VMDK, OVF and OVA, from the disk, in one pass."""
+    from builder.image.appliance import package as write_ova
+
+    with reporter.stage("package", title="VMDK, OVF, OVA"):
+        write_ova(plan, epoch=_facts(plan, "root")["epoch"], on_progress=reporter.advance)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one stage; returns its exit code. An error goes to the bake as an event, whole."""
+    reporter = StageReporter()
+    stages: dict[str, Callable[[BakePlan, Reporter], None]] = {"root": root, "disk": disk, "package": package}
+    try:
+        plan = BakePlan.read(Path(os.environ[PLAN_VARIABLE]))
+        match list(arguments):
+            case ["provision", script]:
+                provision(plan, reporter, Path(script))
+            case [name] if name in stages:
+                stages[name](plan, reporter)
+            case _:
+                raise UsageError(f"no such stage: {' '.join(arguments)}")
+    except HapxError as error:
+        facts = {"kind": type(error).__name__, "message": error.message, "hint": error.hint, "details": error.details}
+        print(MARKER + json.dumps({"event": "error", **facts}), flush=True)  # noqa: T201 - this is the protocol
+        return int(error.exit_code)
+    return int(ExitCode.OK)
+
+
+def _facts(plan: BakePlan, stage: str) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(plan.facts(stage).read_text())
+    return facts
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
