@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import pwd
 import re
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from builder import backports, command, requirements
+from builder import apt, command, requirements
 from builder.acceleration import Accelerator, detect
 from builder.errors import CommandTimeoutError, HapxError, MissingError
 from builder.requirements import COMMANDS, INCLUDES, Finding, Purpose, Requirement, Status
@@ -99,23 +98,17 @@ def to_json(checks: Sequence[Check]) -> dict[str, Any]:
 def install_commands(checks: Iterable[Check]) -> list[str]:
     """What to type, line by line, to install the packages the failed checks name: nothing, or one apt-get at the end.
 
-    Where one of them comes from backports that apt does not know here yet, the lines before add them.
+    Where one of them comes from a suite that apt does not know here yet, the lines before add that.
     """
     packages = list(dict.fromkeys(check.package for check in checks if check.failed and check.package))
     if not packages:
         return []
-    sudo = "" if os.geteuid() == 0 else "sudo "
-    lines = []
-    for release in dict.fromkeys(package.partition("/")[2] for package in packages if "/" in package):
-        codename = release.removesuffix("-backports")
-        try:
-            known = backports.is_configured(codename)
-        except HapxError:
-            known = True  # without apt-get there is no source to add; the line below says what is needed
-        if not known:
-            python = command.format_argv([sys.executable, "-m", "builder.backports", codename])
-            lines += [f"{python} | {sudo}tee {backports.SOURCE_FILE}", f"{sudo}apt-get update"]
-    return [*lines, f"{sudo}apt-get install --no-install-recommends {shlex.join(packages)}"]
+    sudo = () if os.geteuid() == 0 else ("sudo",)
+    suites = dict.fromkeys(package.partition("/")[2] for package in packages if "/" in package)
+    adding = [[*sudo, sys.executable, "-m", "builder.apt", suite] for suite in suites if not _apt_knows(suite)]
+    updating = [[*sudo, "apt-get", "update"]] if adding else []
+    installing = [*sudo, "apt-get", "install", "--no-install-recommends", *packages]
+    return [command.format_argv(argv) for argv in (*adding, *updating, installing)]
 
 
 def room(place: Place) -> Check:
@@ -171,6 +164,13 @@ def clock(*, now: float, marks: Iterable[float]) -> Check:
         "signatures made since then count as not yet valid",
         hint="sudo timedatectl set-ntp true",
     )
+
+
+def _apt_knows(suite: str) -> bool:
+    try:
+        return apt.knows(suite)
+    except HapxError:
+        return False  # no apt-get, or one that fails: what is needed is said all the same
 
 
 def _commands(purpose: Purpose) -> tuple[str, ...]:

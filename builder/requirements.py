@@ -10,9 +10,9 @@ from __future__ import annotations
 import platform
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import zip_longest
 from pathlib import Path
@@ -57,8 +57,8 @@ class Requirement:
     """One program, or one set of files, that a purpose needs.
 
     `files`: where it is not a program, any one of these paths will do. `minimum` is the oldest version that works and
-    `reason` says why; `backports` names the Debian releases (codenames) whose own version is older than that, so that
-    there the package comes from their backports. `version_flags` make the program print its version, which
+    `reason` says why. `suites` names, for the Debian releases (codenames) that lack the package or have it too old,
+    the suite it comes from there. `version_flags` make the program print its version, which
     `version_pattern` finds; no flags: it has none to tell. `users_only`: root does without.
     """
 
@@ -69,7 +69,7 @@ class Requirement:
     files: tuple[str, ...] = ()
     minimum: str = ""
     reason: str = ""
-    backports: tuple[str, ...] = ()
+    suites: Mapping[str, str] = field(default_factory=dict)
     users_only: bool = False
     version_flags: tuple[str, ...] = ("--version",)
     version_pattern: str = r"(\d+(?:\.\d+)+)"
@@ -99,6 +99,8 @@ REQUIREMENTS = (
         "drives every bake",
         minimum="1.6.6",
         reason="the templates are HCL2, and 1.6.6 is the oldest they are tested with",
+        # Debian 13 left it out; Debian 12's runs there unchanged, as all it depends on is libc6.
+        suites={"trixie": "bookworm"},
         version_flags=("version",),
         # The product's name is part of it: cracklib's /usr/sbin/packer must not pass for HashiCorp's.
         version_pattern=r"Packer v(\d+(?:\.\d+)+)",
@@ -131,7 +133,7 @@ REQUIREMENTS = (
         "boots what was baked",
         minimum="8",
         reason="the software emulation of cmpxchg16b in 7.2 crashes current kernels and HAProxy",
-        backports=("bookworm",),
+        suites={"bookworm": "bookworm-backports"},
     ),
     Requirement(
         "OVMF firmware",
@@ -230,10 +232,9 @@ def release_codename(os_release: Path = Path("/etc/os-release")) -> str:
 
 
 def package_spec(requirement: Requirement, codename: str) -> str:
-    """The package as `apt-get install` takes it: from backports ("name/bookworm-backports") where it must be."""
-    if codename in requirement.backports:
-        return f"{requirement.package}/{codename}-backports"
-    return requirement.package
+    """The package as `apt-get install` takes it, with its suite ("name/suite") where that is not this release's."""
+    suite = requirement.suites.get(codename)
+    return f"{requirement.package}/{suite}" if suite else requirement.package
 
 
 def missing_packages(findings: Iterable[Finding], codename: str) -> list[str]:
