@@ -12,6 +12,9 @@ root=$1
 new=$2
 shift 2
 
+# An ordinary user's PATH on Debian has no chroot in it.
+PATH=$PATH:/usr/sbin:/sbin
+
 # /proc is still the outer one here, so this is the outer process id ($$ would be 1).
 read -r pid _ </proc/self/stat
 
