@@ -32,7 +32,7 @@ CLOCK_SLACK = 86400.0  # seconds
 class Check:
     """One line of the answer.
 
-    `needed_by` names the commands; `detail` says what is wrong or worth knowing, `hint` what to do about it; `package`
+    `needed_by` names the commands; `detail` says what is wrong or worth knowing, `hint` what to do about it; `packages`
     is what `apt-get install` takes to mend it. A check that is not `required` never fails.
     """
 
@@ -44,7 +44,7 @@ class Check:
     version: str = ""
     detail: str = ""
     hint: str = ""
-    package: str = ""
+    packages: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -100,7 +100,7 @@ def install_commands(checks: Iterable[Check]) -> list[str]:
 
     Where one of them comes from a suite that apt does not know here yet, the lines before add that.
     """
-    packages = list(dict.fromkeys(check.package for check in checks if check.failed and check.package))
+    packages = list(dict.fromkeys(package for check in checks if check.failed for package in check.packages))
     if not packages:
         return []
     sudo = () if os.geteuid() == 0 else ("sudo",)
@@ -180,12 +180,12 @@ def _commands(purpose: Purpose) -> tuple[str, ...]:
 def _program_check(finding: Finding, codename: str) -> Check:
     requirement: Requirement = finding.requirement
     good = finding.status is Status.OK
-    package = "" if good else requirements.package_spec(requirement, codename)
     hint = ""
     if finding.status is Status.BROKEN:
         hint = f"install the package {requirement.package}, and take {finding.path} out of PATH if it stays first"
     elif not good:
-        hint = f"install the package {package}"
+        suite = requirement.suites.get(codename)
+        hint = f"install the package {requirement.package}" + (f" of {suite}" if suite else "")
     return Check(
         requirement.name,
         tuple(name for purpose in requirement.purposes for name in _commands(purpose)),
@@ -195,7 +195,7 @@ def _program_check(finding: Finding, codename: str) -> Check:
         version=finding.version,
         detail=finding.detail or ("" if good else requirement.use),
         hint=hint,
-        package=package,
+        packages=() if good else requirements.package_specs(requirement, codename),
     )
 
 

@@ -58,7 +58,8 @@ class Requirement:
 
     `files`: where it is not a program, any one of these paths will do. `minimum` is the oldest version that works and
     `reason` says why. `suites` names, for the Debian releases (codenames) that lack the package or have it too old,
-    the suite it comes from there. `version_flags` make the program print its version, which
+    the suite it comes from there; `companions` are packages that must then come from it too, as apt looks for what a
+    package depends on in this release only. `version_flags` make the program print its version, which
     `version_pattern` finds; no flags: it has none to tell. `users_only`: root does without.
     """
 
@@ -70,6 +71,7 @@ class Requirement:
     minimum: str = ""
     reason: str = ""
     suites: Mapping[str, str] = field(default_factory=dict)
+    companions: tuple[str, ...] = ()
     users_only: bool = False
     version_flags: tuple[str, ...] = ("--version",)
     version_pattern: str = r"(\d+(?:\.\d+)+)"
@@ -134,6 +136,7 @@ REQUIREMENTS = (
         minimum="8",
         reason="the software emulation of cmpxchg16b in 7.2 crashes current kernels and HAProxy",
         suites={"bookworm": "bookworm-backports"},
+        companions=("qemu-system-common", "qemu-system-data", "seabios"),
     ),
     Requirement(
         "OVMF firmware",
@@ -231,16 +234,18 @@ def release_codename(os_release: Path = Path("/etc/os-release")) -> str:
     return match.group(1) if match else ""
 
 
-def package_spec(requirement: Requirement, codename: str) -> str:
-    """The package as `apt-get install` takes it, with its suite ("name/suite") where that is not this release's."""
+def package_specs(requirement: Requirement, codename: str) -> tuple[str, ...]:
+    """What `apt-get install` takes for it: its package; with the suite ("name/suite") where that is another one."""
     suite = requirement.suites.get(codename)
-    return f"{requirement.package}/{suite}" if suite else requirement.package
+    if not suite:
+        return (requirement.package,)
+    return tuple(f"{package}/{suite}" for package in (requirement.package, *requirement.companions))
 
 
 def missing_packages(findings: Iterable[Finding], codename: str) -> list[str]:
     """What to give to `apt-get install` so that all findings turn good; each package once, in order."""
-    wanting = (finding for finding in findings if finding.status is not Status.OK)
-    return list(dict.fromkeys(package_spec(finding.requirement, codename) for finding in wanting))
+    wanting = (finding.requirement for finding in findings if finding.status is not Status.OK)
+    return list(dict.fromkeys(spec for requirement in wanting for spec in package_specs(requirement, codename)))
 
 
 def main(argv: Sequence[str]) -> int:
