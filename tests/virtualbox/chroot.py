@@ -64,9 +64,10 @@ class VBox:
 
     def machine(self, name: str) -> dict[str, str]:
         """What `showvminfo --machinereadable` says of a machine, key by key, without quotes."""
-        lines = self.manage("showvminfo", name, "--machinereadable").stdout.splitlines()
-        pairs = (re.fullmatch(r'"?([^"=]+)"?=(?:"(.*)"|(.*))', line) for line in lines)
-        return {pair[1]: pair[2] if pair[2] is not None else pair[3] for pair in pairs if pair}
+        said = self.manage("showvminfo", name, "--machinereadable").stdout
+        # A value goes on to the quote that ends a line: a description may have quotes and several lines.
+        pairs = re.finditer(r'^"?([^"=\n]+)"?=(?:"(.*?)"|([^"\n]*))$', said, re.MULTILINE | re.DOTALL)
+        return {pair[1]: pair[2] if pair[2] is not None else pair[3] for pair in pairs}
 
 
 def cache() -> Path:
