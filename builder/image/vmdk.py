@@ -55,8 +55,9 @@ MARKER = struct.Struct("<QII496x")
 ZERO_GRAIN = bytes(GRAIN)
 ZERO_SECTOR = bytes(SECTOR)
 
-# A batch is what a thread takes at a time; it never crosses a grain table. Two a thread wait to be written, and a thread
-# at work holds one as it was read, its grains, and these put together: some 45 MiB where nothing compresses and 16 work.
+# A batch is what a thread takes at a time; it never crosses a grain table. Two a thread wait to be written, and a
+# thread at work holds one as it was read, its grains, and these put together: 52 MiB where nothing compresses and
+# 16 threads work.
 BATCH = 8 * GRAIN
 MAX_THREADS = 16
 
