@@ -134,8 +134,11 @@ def _number(raw: bytes) -> int | None:
     if raw[0] & 0x80:
         value = int.from_bytes(bytes([raw[0] & 0x7F]) + raw[1:], "big")
         return None if raw[0] & 0x40 else value  # negative
-    text = raw.split(b"\0")[0].strip(b" ")
-    return int(text, 8) if re.fullmatch(rb"[0-7]*", text) and text else (0 if not text else None)
+    text, _, rest = raw.partition(b"\0")
+    text = text.strip(b" ")
+    if not re.fullmatch(rb"[0-7]*", text) or rest.strip(b"\0 "):
+        return None
+    return int(text or b"0", 8)
 
 
 def _text(raw: bytes) -> str:
@@ -290,6 +293,8 @@ def _unended(block: bytes, start: int, archive: str, findings: Findings) -> None
 
 def _end(stream: Stream, start: int, archive: str, findings: Findings) -> None:
     """The first block of zeros: there is a second one, and then nothing but zeros."""
+    if start == 0:
+        findings.add("tar.format", archive, "", "not an OVA: an empty archive, or a file of zeros")
     if bytes(stream.peek(BLOCK)) != ZEROS:
         findings.add("tar.end", archive, f"byte {start}", "one block of zeros instead of two at the end of the archive")
     while data := stream.read(1 << 20):
