@@ -53,8 +53,8 @@ _REASONS: tuple[tuple[re.Pattern[str], type[HapxError], str, str], ...] = (
     (
         re.compile(
             r"Could not resolve|failure resolving|[Cc]ould not connect|[Uu]nable to connect|timed out"
-            r"|Network is unreachable|Connection (failed|refused|reset)|No route to host|does not have a Release file|404 +Not Found"
-            r"|Failed to fetch"
+            r"|Network is unreachable|Connection (failed|refused|reset)|No route to host"
+            r"|does not have a Release file|404 +Not Found|Failed to fetch"
         ),
         UnreachableError,
         "the mirror does not answer, or has no such release",

@@ -6,6 +6,7 @@ back through Packer to the bake that started it; everything else it prints is Pa
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from builder.errors import ExitCode, HapxError, UsageError
-from builder.image.plan import BakePlan
+from builder.image import disk as disks
+from builder.image import rootcache, rootfs
+from builder.image.plan import RELEASES, BakePlan
 from builder.progress import Reporter
 
 MARKER = "@hapx "
@@ -45,8 +48,6 @@ def log(line: str) -> None:
 
 def root(plan: BakePlan, reporter: Reporter) -> None:
     """The root file system: from the cache where it is still what it would be, from mmdebstrap where not; unpacked."""
-    from builder.image import rootcache, rootfs
-
     state = rootcache.load(plan.root_cache)
     if state is None or plan.refresh_root:
         with reporter.stage("bootstrap", title=f"Debian {plan.release}, {len(plan.packages)} packages and theirs"):
@@ -61,8 +62,6 @@ def root(plan: BakePlan, reporter: Reporter) -> None:
 
 def provision(plan: BakePlan, reporter: Reporter, script: Path) -> None:
     """One provisioning script, inside the root."""
-    from builder.image import rootfs
-
     names = ("DEBIAN_FRONTEND", "LC_ALL")
     env = {name: value for name, value in os.environ.items() if name in names or name.startswith("HAPX_")}
     env.pop(PLAN_VARIABLE)
@@ -73,18 +72,36 @@ def provision(plan: BakePlan, reporter: Reporter, script: Path) -> None:
 
 def disk(plan: BakePlan, reporter: Reporter) -> None:
     """The disk that boots, from the root."""
-    from builder.image.disk import build
-
     with reporter.stage("disk", title="Partitions, boot loaders, file systems"):
-        build(plan, epoch=_facts(plan, "root")["epoch"], on_line=log)
+        disks.build(plan, epoch=_facts(plan, "root")["epoch"], on_line=log)
 
 
 def package(plan: BakePlan, reporter: Reporter) -> None:
     """VMDK, OVF and OVA, from the disk, in one pass."""
-    from builder.image.appliance import package as write_ova
+    from builder.image import ova, ovf
 
+    debian = RELEASES[plan.release]
+    appliance = ovf.Appliance(
+        name=plan.name,
+        product="HAProxy cluster node",
+        vendor="hapx-build",
+        version=plan.version,
+        full_version=f"{plan.version} (Debian {debian} {plan.release}, {plan.arch})",
+        description="HAProxy, Corosync and Pacemaker, waiting for a NoCloud seed that says which cluster.",
+        cpus=plan.cpus,
+        memory_mib=plan.memory_mib,
+        vmw_os_type="debian12_64Guest" if debian == 12 else "other4xLinux64Guest",
+    )
     with reporter.stage("package", title="VMDK, OVF, OVA"):
-        write_ova(plan, epoch=_facts(plan, "root")["epoch"], on_progress=reporter.advance)
+        target = Path(plan.staging, Path(plan.output).name)
+        info = ova.write(
+            plan.disk,
+            target,
+            appliance,
+            timestamp=_facts(plan, "root")["epoch"],
+            on_progress=lambda done, total: reporter.advance(done, total, unit="B"),
+        )
+    plan.facts("package").write_text(json.dumps(dataclasses.asdict(info), default=str) + "\n")
 
 
 def main(arguments: Sequence[str]) -> int:

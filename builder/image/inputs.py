@@ -1,0 +1,65 @@
+"""What a bake's variables must be beyond their HCL type: every value that could not work, named before any work."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from builder.errors import Problem
+from builder.image import disk
+from builder.image.plan import ARCHITECTURES, RELEASES
+
+_RANGES = {"disk_size_mib": (disk.MINIMUM_MIB, 2 << 20), "cpus": (1, 64), "memory_mib": (512, 1 << 20)}
+
+
+def check(values: Mapping[str, object]) -> list[Problem]:
+    """What Packer's types cannot say: each value that this bake could not use."""
+    problems = []
+
+    def expect(name: str, right: bool, message: str, hint: str) -> None:
+        if not right:
+            problems.append(Problem(f"variable {name}", message, hint))
+
+    release, arch, mirror = str(values["release"]), str(values["arch"]), str(values["mirror"])
+    version, hostname = str(values["version"]), str(values["hostname"])
+    expect("release", release in RELEASES, f"{release!r} is not supported", f"one of {', '.join(RELEASES)}")
+    expect("arch", arch in ARCHITECTURES, f"{arch!r} is not supported", f"one of {', '.join(ARCHITECTURES)}")
+    url = urlsplit(mirror)
+    expect(
+        "mirror",
+        not mirror or (url.scheme in {"http", "https", "file", "copy"} and not re.search(r"[\s'\"\[\]]", mirror)),
+        f"{mirror!r} is not a mirror's URL",
+        "http://, https://, file:// or copy://",
+    )
+    expect(
+        "mirror",
+        "@" not in url.netloc,
+        "this URL carries a user name or a password, and the image would keep it",
+        "put the password into apt's auth.conf of the mirror's proxy, not into an image",
+    )
+    expect(
+        "version",
+        not version or bool(re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z.+~_-]{0,63}", version)),
+        f"{version!r} cannot be part of a file name",
+        "letters, digits and .+~_-",
+    )
+    expect(
+        "hostname",
+        bool(re.fullmatch(r"(?!-)[a-z0-9-]{1,63}(?<!-)", hostname)),
+        f"{hostname!r} is not a host name (RFC 1123)",
+        "letters a-z, digits and -",
+    )
+    extra = values["extra_packages"]
+    for package in extra if isinstance(extra, list) else []:
+        expect(
+            "extra_packages",
+            bool(re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", str(package))),
+            f"{package!r} is not a package name (Debian policy 5.6.1)",
+            "letters a-z, digits and +-.",
+        )
+    for name, (lowest, highest) in _RANGES.items():
+        number = values[name]
+        right = isinstance(number, int | float) and number == int(number) and lowest <= number <= highest
+        expect(name, right, f"{number!r} is out of range", f"a whole number from {lowest} to {highest}")
+    return problems

@@ -1,0 +1,113 @@
+"""How results look: tables and lines for people, JSON documents for machines. The only module that draws tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from builder.command import format_argv
+
+if TYPE_CHECKING:
+    from builder.doctor import Check
+    from builder.image.bake import Bake, Outcome
+    from builder.image.verify import Report
+
+_CONSOLE = Console(highlight=False, soft_wrap=True)
+_STYLES = {"ok": "green", "note": "yellow", "warning": "yellow"}
+
+
+def document(data: Any) -> None:
+    """A JSON document on standard output."""
+    _CONSOLE.print(json.dumps(data, indent=2, default=str), markup=False)
+
+
+def variables(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    """The variables of the Packer template."""
+    if as_json:
+        document(rows)
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("name", "type", "default", "description"):
+        table.add_column(heading, overflow="fold", no_wrap=heading == "name")
+    for row in rows:
+        default = "(required)" if row["required"] else json.dumps(row["default"])
+        table.add_row(row["name"], row["type"], Text(default), Text(row["description"]))
+    _CONSOLE.print(table, soft_wrap=False)
+
+
+def plan(job: Bake, *, as_json: bool) -> None:
+    """What a bake would do, and the Packer command that does it."""
+    if as_json:
+        document({"plan": asdict(job.plan), "variables": dict(job.values), "command": job.argv})
+        return
+    table = Table(box=None, pad_edge=False, show_header=False)
+    rows: dict[str, object] = {
+        "source": job.plan.source,
+        "Debian": f"{job.plan.release}, {job.plan.arch}",
+        "mirror": job.plan.mirror or "mmdebstrap's default",
+        "packages": f"{len(job.plan.packages)} and what they depend on",
+        "disk": f"{job.plan.disk_size_mib} MiB",
+        "machine": f"{job.plan.cpus} processors, {job.plan.memory_mib} MiB of memory",
+        "template": job.plan.template,
+        "work": job.plan.work,
+        "cached root": job.plan.root_cache,
+        "output": job.output,
+    }
+    for name, value in rows.items():
+        table.add_row(name, Text(str(value)))
+    _CONSOLE.print(table, soft_wrap=False)
+    _CONSOLE.print()
+    _CONSOLE.print(format_argv(job.argv), markup=False)
+
+
+def outcome(result: Outcome) -> str:
+    """One line on what a bake made."""
+    size = f"{result.size / 1e6:.1f} MB"
+    if result.unchanged:
+        return f"{result.ova}: nothing changed since it was made ({size}, sha256 {result.sha256})"
+    return f"{result.ova}: {size}, sha256 {result.sha256}"
+
+
+def report(result: Report, *, as_json: bool) -> None:
+    """What `verify` found."""
+    if as_json:
+        document(asdict(result) | {"ok": result.ok})
+        return
+    for finding in result.findings:
+        head = Text(f"{finding.severity}: ", style=_STYLES.get(finding.severity, "red"))
+        _CONSOLE.print(head + Text(f"{finding.where}: {finding.message} [{finding.check}]", style="default"))
+        if finding.hint:
+            _CONSOLE.print(Text(f"  hint: {finding.hint}", style="dim"))
+    size = f"{result.size / 1e6:.1f} MB, sha256 {result.sha256}"
+    errors = sum(finding.severity == "error" for finding in result.findings)
+    verdict = "in order" if result.ok else f"{errors} error{'s' if errors != 1 else ''}"
+    _CONSOLE.print(f"{result.path}: {verdict} ({size})", markup=False)
+
+
+def checks(found: Sequence[Check], *, as_json: bool) -> None:
+    """What `doctor` found, and the commands that would mend it."""
+    from builder import doctor
+
+    if as_json:
+        document(doctor.to_json(found))
+        return
+    for purpose in dict.fromkeys(check.needed_by[0] for check in found):
+        _CONSOLE.print(Text(purpose, style="bold"))
+        for check in found:
+            if check.needed_by[0] != purpose:
+                continue
+            mark = Text(f"  {check.status:<8} ", style=_STYLES.get(check.status, "red" if check.failed else "yellow"))
+            name = f"{check.name} {check.version}".strip()
+            _CONSOLE.print(mark + Text(f"{name:<24} {check.detail or check.path}", style="default"))
+            if check.hint:
+                _CONSOLE.print(Text(f"{'':11}{check.hint}", style="dim"))
+    if install := doctor.install_commands(found):
+        _CONSOLE.print("\nThis installs what is missing:")
+        for line in install:
+            _CONSOLE.print(f"  {line}", markup=False)
