@@ -2,7 +2,7 @@
 
     python tests/bench/bench_bake.py [--runs N] [--release trixie]
 
-Everything happens in a folder of its own, with a cache of its own. A run is: mmdebstrap alone, a cold bake (empty cache),
+Everything happens in a folder and with a cache of its own. A run is: mmdebstrap alone, a cold bake (empty cache),
 a bake after a change in a provisioning script (the root comes from the cache), and a bake where nothing changed.
 """
 
