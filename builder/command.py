@@ -68,7 +68,7 @@ def version(program: str | Path, *flags: str, pattern: str = r"(\d+(?:\.\d+)+)")
     """The version a program prints with `flags` (default: --version), or None where it says none within 10 seconds."""
     try:
         result = run([str(program), *(flags or ("--version",))], timeout=10, check=False)
-    except (MissingError, CommandTimeoutError):
+    except (MissingError, CommandError, CommandTimeoutError):
         return None
     match = re.search(pattern, result.stdout + result.stderr)
     return match.group(1) if match else None
