@@ -63,17 +63,16 @@ class Place:
 
 def default_places() -> tuple[Place, ...]:
     """Where a bake works, keeps what it may need again, and puts its result, unless told otherwise."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    cache = base if base.is_absolute() else Path.home() / ".cache"
     return (
         Place("room to work", Path(os.environ.get("TMPDIR") or "/var/tmp"), 4 << 30),  # noqa: S108 - Debian's own place
         Place("room for the cache", cache / "hapx-build", 1 << 30),
-        Place("room for the result", Path("dist"), 1 << 30),
+        Place("room for the result", Path("dist"), 512 << 20),
     )
 
 
-def examine(
-    purposes: Iterable[Purpose] = (Purpose.IMAGE, Purpose.FOREIGN), *, places: Sequence[Place] | None = None
-) -> list[Check]:
+def examine(purposes: Iterable[Purpose] = (Purpose.IMAGE,), *, places: Sequence[Place] | None = None) -> list[Check]:
     """Everything those purposes need of this machine, in a stable order; about half a second."""
     places = default_places() if places is None else places
     wanted = requirements.needed(purposes)
@@ -190,18 +189,13 @@ def _program_check(finding: Finding, codename: str) -> Check:
         requirement.name,
         tuple(name for purpose in requirement.purposes for name in _commands(purpose)),
         finding.status,
-        required=_is_required(requirement),
+        required=not (requirement.users_only and os.geteuid() == 0),
         path=str(finding.path or ""),
         version=finding.version,
         detail=finding.detail or ("" if good else requirement.use),
         hint=hint,
         packages=() if good else requirements.package_specs(requirement, codename),
     )
-
-
-def _is_required(requirement: Requirement) -> bool:
-    """Not what root does without, being root; nor what only images for another architecture need: few make those."""
-    return requirement.purposes != (Purpose.FOREIGN,) and not (requirement.users_only and os.geteuid() == 0)
 
 
 def _namespace_check(status: Status, detail: str, hint: str = "") -> Check:

@@ -18,7 +18,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from builder import command
-from builder.errors import CommandTimeoutError, ExitCode, MissingError
+from builder.errors import CommandTimeoutError, ExitCode, HapxError
 
 PROBE_SECONDS = 5.0  # for a program to tell its version; the slowest, Packer, takes 0.3 s
 
@@ -27,14 +27,12 @@ class Purpose(StrEnum):
     """What somebody may want to do here; a requirement names those it belongs to."""
 
     IMAGE = "image"
-    FOREIGN = "foreign"
     LINT = "lint"
     TEST = "test"
 
 
 COMMANDS = {
     Purpose.IMAGE: "hapx-build image",
-    Purpose.FOREIGN: "hapx-build image --arch",
     Purpose.LINT: "make lint",
     Purpose.TEST: "make test",
 }
@@ -60,7 +58,8 @@ class Requirement:
     `reason` says why. `suites` names, for the Debian releases (codenames) that lack the package or have it too old,
     the suite it comes from there; `companions` are packages that must then come from it too, as apt looks for what a
     package depends on in this release only. `version_flags` make the program print its version, which
-    `version_pattern` finds; no flags: it has none to tell. `users_only`: root does without.
+    `version_pattern` finds; no flags: it has none to tell. `users_only`: root does without. `foreign_to`: a machine of
+    this kind (`uname -m`) does without.
     """
 
     name: str
@@ -73,6 +72,7 @@ class Requirement:
     suites: Mapping[str, str] = field(default_factory=dict)
     companions: tuple[str, ...] = ()
     users_only: bool = False
+    foreign_to: str = ""
     version_flags: tuple[str, ...] = ("--version",)
     version_pattern: str = r"(\d+(?:\.\d+)+)"
 
@@ -90,8 +90,6 @@ class Finding:
 
 _IMAGE = (Purpose.IMAGE,)
 _TEST = (Purpose.TEST,)
-_FOREIGN = (Purpose.FOREIGN,)
-_EMULATOR = "qemu-x86_64-static" if platform.machine() == "aarch64" else "qemu-aarch64-static"
 
 REQUIREMENTS = (
     Requirement(
@@ -107,6 +105,7 @@ REQUIREMENTS = (
         # The product's name is part of it: cracklib's /usr/sbin/packer must not pass for HashiCorp's.
         version_pattern=r"Packer v(\d+(?:\.\d+)+)",
     ),
+    Requirement("apt-get", "apt", _IMAGE, "fetches Debian packages"),
     Requirement("mmdebstrap", "mmdebstrap", _IMAGE, "makes the root file system from Debian packages"),
     Requirement(
         "Debian archive keys",
@@ -124,8 +123,21 @@ REQUIREMENTS = (
     Requirement("mke2fs", "e2fsprogs", _IMAGE, "makes the root partition", version_flags=("-V",)),
     Requirement("mkfs.vfat", "dosfstools", _IMAGE, "makes the EFI partition", version_flags=("--help",)),
     Requirement("mcopy", "mtools", _IMAGE, "fills the EFI partition"),
-    Requirement(_EMULATOR, "qemu-user-static", _FOREIGN, "runs the other architecture's programs in a bake"),
-    Requirement("arch-test", "arch-test", _FOREIGN, "tells mmdebstrap that they run", version_flags=()),
+    Requirement(
+        "qemu-x86_64-static",
+        "qemu-user-static",
+        _IMAGE,
+        "runs the programs of an amd64 root file system on this processor",
+        foreign_to="x86_64",
+    ),
+    Requirement(
+        "arch-test",
+        "arch-test",
+        _IMAGE,
+        "tells mmdebstrap that they run",
+        foreign_to="x86_64",
+        version_flags=(),
+    ),
     Requirement("shellcheck", "shellcheck", (Purpose.LINT,), "checks the shell scripts"),
     Requirement("qemu-img", "qemu-utils", _TEST, "reads back the disks we write"),
     Requirement(
@@ -145,6 +157,7 @@ REQUIREMENTS = (
         "boots what was baked under UEFI",
         files=("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_CODE.fd"),
     ),
+    Requirement("virt-v2v", "virt-v2v", _TEST, "reads back the OVAs we write"),
     Requirement("xorriso", "xorriso", _TEST, "reads back the ISOs we write", version_flags=("-version",)),
     Requirement("isoinfo", "genisoimage", _TEST, "reads back the ISOs we write", version_flags=("-version",)),
     Requirement(
@@ -157,12 +170,16 @@ REQUIREMENTS = (
 )
 
 
-def needed(purposes: Iterable[Purpose]) -> tuple[Requirement, ...]:
-    """The requirements of these purposes and of those they include, in the table's order, each once."""
+def needed(purposes: Iterable[Purpose], *, machine: str = platform.machine()) -> tuple[Requirement, ...]:
+    """The requirements of these purposes and those they include, on a machine of that kind; in the table's order."""
     wanted = set(purposes)
     for purpose in tuple(wanted):
         wanted.update(INCLUDES.get(purpose, ()))
-    return tuple(requirement for requirement in REQUIREMENTS if wanted.intersection(requirement.purposes))
+    return tuple(
+        requirement
+        for requirement in REQUIREMENTS
+        if wanted.intersection(requirement.purposes) and requirement.foreign_to != machine
+    )
 
 
 def older(version: str, minimum: str) -> bool:
@@ -203,8 +220,8 @@ def _ask(requirement: Requirement, path: Path) -> Finding:
     except CommandTimeoutError:
         detail = f"`{shown}` did not end within {PROBE_SECONDS:.0f} seconds"
         return Finding(requirement, Status.BROKEN, path, detail=detail)
-    except (OSError, MissingError) as error:
-        return Finding(requirement, Status.BROKEN, path, detail=f"`{shown}` cannot be started: {error}")
+    except HapxError as error:
+        return Finding(requirement, Status.BROKEN, path, detail=error.message)
     match = re.search(requirement.version_pattern, result.stdout + result.stderr)
     if match is None:
         if not requirement.minimum:
