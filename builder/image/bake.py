@@ -152,9 +152,7 @@ def prepare(request: BakeRequest) -> Bake:
     mirror = str(values["mirror"])
     code = {name: Path(__file__).with_name(f"{name}.py").read_text() for name in SHAPING}
     excludes = (folder / "files/etc/dpkg/dpkg.cfg.d/hapx").read_text()
-    root_key = digest(release, arch, mirror, packages, excludes, epoch, code["rootfs"])
     sizes = {name: int(str(values[name]).partition(".")[0]) for name in ("disk_size_mib", "cpus", "memory_mib")}
-    key = digest(root_key, digest_tree(folder), version, values["hostname"], sizes, code)
     # Not /tmp, which is memory on Debian 13: a bake writes gigabytes.
     work = Path(os.environ.get("TMPDIR", "/var/tmp")).absolute() / f"{WORK_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"  # noqa: S108
     plan = BakePlan(
@@ -173,10 +171,15 @@ def prepare(request: BakeRequest) -> Bake:
         work=str(work),
         staging=str(output.parent / f".{output.name}.bake"),
         cache=str(cache_folder()),
-        root_key=root_key,
+        root_key="",
         refresh_root=False,
-        key=key,
+        key="",
     )
+    # The root is what mmdebstrap is told, wherever it writes to and whoever runs it.
+    told = rootfs.mmdebstrap_argv(plan, tar=Path("root.tar"), apt=Path("apt"), uid=0)
+    root_key = digest([part.replace(plan.template, "") for part in told], excludes, epoch)
+    key = digest(root_key, digest_tree(folder), version, plan.hostname, sizes, code)
+    plan = dataclasses.replace(plan, root_key=root_key, key=key)
     stage = f"'{sys.executable}' -m builder.image.stages"
     internal = {"hapx_stage": stage, "hapx_output": str(Path(plan.staging, output.stem))}
     return Bake(plan, {**given, **internal}, found, request.force, request.keep_work)
