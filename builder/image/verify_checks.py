@@ -183,7 +183,7 @@ class Findings:
 
     def _keep(self, check: str, where: str, message: str, hint: str) -> None:
         severity = CHECKS[check].severity
-        self._findings.append(Finding(check, severity, printable(where), printable(message), hint))
+        self._findings.append(Finding(check, severity, printable(where), printable(message), printable(hint)))
 
 
 def printable(text: str) -> str:

@@ -118,7 +118,9 @@ class Stream(AbstractContextManager["Stream"]):
 
     def at(self, offset: int, count: int) -> bytes:
         """`count` bytes from anywhere in the file, fewer where it ends."""
-        return os.pread(self._file.fileno(), count, offset)
+        if not 0 <= offset < self.size:
+            return b""
+        return os.pread(self._file.fileno(), min(count, self.size - offset), offset)
 
     def _load(self) -> memoryview:
         chunk = memoryview(self._file.read(min(CHUNK, self.size - self._loaded)) or b"")

@@ -257,6 +257,7 @@ def _name(name: str, archive: str, where: str, names: set[str], findings: Findin
     while flat.startswith("./"):
         flat = flat[2:].lstrip("/")
     if not flat:
+        flat = f"(the member with its {where})"
         findings.add("tar.name", archive, where, "a member without a name")
     elif "/" in flat or "\\" in flat or flat in (".", ".."):
         outside = flat.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", flat)
