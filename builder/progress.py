@@ -137,13 +137,20 @@ class TerminalReporter(Reporter):
 
     def _bar(self) -> Progress:
         if self._progress is None:
-            from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+
+            class MeasureColumn(BarColumn):
+                """A bar where there is a measure; nothing where it would only move."""
+
+                def render(self, task: Task) -> Any:
+                    """The bar, or an empty text."""
+                    return super().render(task) if task.total else ""
 
             self._progress = Progress(
                 SpinnerColumn(),
                 TextColumn("{task.description:<44}"),
                 TimeElapsedColumn(),
-                BarColumn(bar_width=24),
+                MeasureColumn(bar_width=24),
                 TextColumn("[dim]{task.fields[amount]}"),
                 transient=True,
             )

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from builder import __version__, errors, requirements, resources
+from builder import __version__, command, errors, requirements, resources
 from builder.errors import (
     BusyError,
     CommandError,
@@ -180,7 +180,7 @@ def prepare(request: BakeRequest) -> Bake:
     root_key = digest([part.replace(plan.template, "") for part in told], excludes, epoch)
     key = digest(root_key, digest_tree(folder), version, plan.hostname, sizes, code)
     plan = dataclasses.replace(plan, root_key=root_key, key=key)
-    stage = f"'{sys.executable}' -m builder.image.stages"
+    stage = command.format_argv([sys.executable, "-m", "builder.image.stages"])
     internal = {"hapx_stage": stage, "hapx_output": str(Path(plan.staging, output.stem))}
     return Bake(plan, {**given, **internal}, found, request.force, request.keep_work)
 
