@@ -26,7 +26,7 @@ class Index:
     """One package index apt is configured with: where it comes from and which entry of which file asked for it.
 
     `release` is the name the source entry uses ("bookworm", "oldstable"); `codename` and `origin` are what the archive
-    tells, unknown before the first `apt-get update`; `entry` is "file:number", as apt writes it.
+    tells; `entry` is "file:number", as apt writes it.
     """
 
     uri: str
@@ -104,12 +104,15 @@ def plan(indexes: Iterable[Index], *, codename: str, suite: str) -> Index | None
             return index
     raise MissingError(
         f"apt has no source for Debian {codename or '(its codename is unknown)'} to find {suite} beside",
-        hint=f"add a source for {suite} to /etc/apt/sources.list.d/ yourself",
+        hint=f"apt-get update, if it never ran; else add a source for {suite} to /etc/apt/sources.list.d/ yourself",
     )
 
 
 def configured_indexes() -> list[Index]:
-    """The package indexes apt is configured with on this machine; MissingError where there is no apt-get."""
+    """The package indexes apt is configured with, and has fetched, on this machine.
+
+    Raises MissingError where there is no apt-get, CommandError where it fails.
+    """
     line = "\t".join(_FIELDS)
     result = command.run(["apt-get", "indextargets", "--format", line, "Created-By: Packages"], timeout=60)
     return parse_indexes(result.stdout)
