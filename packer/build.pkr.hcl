@@ -36,7 +36,7 @@ build {
   provisioner "shell-local" {
     only             = ["null.bootstrap"]
     environment_vars = local.environment
-    execute_command  = ["/bin/sh", "-c", "{{.Vars}} exec ${var.hapx_stage} provision '{{.Script}}'"]
+    execute_command  = ["/bin/sh", "-c", "{{.Vars}} exec ${var.hapx_stage} provision \"$0\"", "{{.Script}}"]
     scripts          = local.scripts
   }
 
