@@ -332,8 +332,12 @@ def _unescape(text: str) -> str:
 def _candidates() -> list[Path]:
     """Every program called packer, in the order a shell would try them, root's folders last."""
     folders = dict.fromkeys([*os.get_exec_path(), "/usr/local/sbin", "/usr/sbin", "/sbin"])
-    paths = (Path(folder, "packer") for folder in folders if Path(folder).is_absolute())
-    return [path for path in paths if path.is_file() and os.access(path, os.X_OK)]
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        path = Path(folder, "packer")
+        if path.is_absolute() and path.is_file() and os.access(path, os.X_OK):
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
 
 
 def _version(path: Path) -> tuple[int, int, int] | None:

@@ -105,16 +105,26 @@ class TestFind:
         path.chmod(0o755)
         return path
 
-    # Stand-ins for what other programs of this name do; cracklib's own follows where it is installed.
+    # Stand-ins for what other programs of this name do, the fourth for what cracklib's does; its own follows where it
+    # is installed.
     @pytest.mark.parametrize(
         "script",
-        ["exec sleep 600", "cat", "echo 'Version 1.6.6 of something else'", "echo 'Packer v1.9.0' >&2", "exit 1"],
+        [
+            "exec sleep 600",
+            "cat",
+            "echo 'Version 1.6.6 of something else'",
+            'touch "$1.pwd" "$1.pwi" "$1.hwm"; echo 0 0',
+            "echo 'Packer v1.9.0' >&2",
+            "exit 1",
+        ],
     )
     def test_others_of_that_name_are_passed_over(self, tmp_path, monkeypatch, installed, script):
-        monkeypatch.setattr(packer, "VERSION_SECONDS", 1.0)
+        monkeypatch.setattr(packer, "VERSION_SECONDS", 3.0)
         self.other(tmp_path / "bin", script)
+        monkeypatch.chdir(tmp_path / "bin")
         monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{installed.path.parent}")
         assert packer.find() == installed
+        assert [path.name for path in Path.cwd().iterdir()] == ["packer"]
 
     @pytest.mark.skipif(shutil.which("cracklib-packer", path="/usr/sbin") is None, reason="needs cracklib-runtime")
     def test_cracklibs(self, tmp_path, monkeypatch, installed):
