@@ -10,6 +10,8 @@ cat >/etc/hosts <<EOF
 ff02::1 ip6-allnodes
 ff02::2 ip6-allrouters
 EOF
+# mmdebstrap brought them from the machine that bakes, with the modes they have there.
+chmod 0644 /etc/hostname /etc/hosts
 
 # Every locale that is spoken here is C.UTF-8, which needs no generating.
 printf 'LANG=C.UTF-8\n' >/etc/default/locale

@@ -40,4 +40,6 @@ rm -f /etc/apt/apt.conf /etc/apt/apt.conf.d/*proxy*
 rm -rf /var/log/installer /var/log/journal/*
 find /var/log -type f -delete
 find /var/tmp /tmp -mindepth 1 -delete 2>/dev/null || true
+# What systemd-resolved found when it was installed: the name server of the machine that bakes.
+rm -f /etc/.resolv.conf.systemd-resolved.bak
 rm -f /etc/*- /etc/.pwd.lock /var/cache/ldconfig/aux-cache
