@@ -1,0 +1,1 @@
+"""The cluster spec: one YAML file that says what a cluster is."""

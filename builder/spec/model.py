@@ -1,0 +1,260 @@
+"""The cluster spec, as types: what may stand in a cluster.yaml, with every default. Cross checks are in `checks`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Address = IPv4Address | IPv6Address
+Subnet = IPv4Network | IPv6Network
+HostName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="Host name (RFC 1123).")]
+DomainName = Annotated[
+    str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$", max_length=253)
+]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$", description="Name within the spec.")]
+Mac = Annotated[str, Field(pattern=r"^([0-9a-f]{2}:){5}[0-9a-f]{2}$", description="MAC address, lower case.")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Milliseconds = Annotated[int, Field(ge=1)]
+
+
+class Part(BaseModel):
+    """What every part of a spec is: fixed once read, and nothing in it that nobody knows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class NetworkKind(StrEnum):
+    """What a network card is plugged into, in VirtualBox's words."""
+
+    NAT = "nat"
+    INTNET = "intnet"
+    HOSTONLY = "hostonly"
+    BRIDGED = "bridged"
+
+
+class Network(Part):
+    """A network: one card of each node, or a VLAN on another network's card."""
+
+    kind: NetworkKind | None = None
+    """What the card is plugged into; left out for a VLAN."""
+    name: str | None = None
+    """The internal network's, host-only interface's or bridge's name on the host; by default the network's own."""
+    vlan: Annotated[int, Field(ge=1, le=4094)] | None = None
+    """VLAN id (IEEE 802.1Q); then `parent` says on which network."""
+    parent: Name | None = None
+    """The network whose card carries this VLAN."""
+    subnets: tuple[Subnet, ...] = ()
+    """Its subnets, IPv4 and IPv6; nodes' addresses and VIPs lie in them."""
+    dhcp: bool = False
+    """Whether nodes take their address by DHCP; never on a network that is a Corosync link."""
+    gateway: Address | None = None
+    """Default route."""
+    gateway6: IPv6Address | None = None
+    """Default route for IPv6, beside one for IPv4."""
+    dns: tuple[Address, ...] = ()
+    """Name servers."""
+    search: tuple[DomainName, ...] = ()
+    """Domains that short names are looked up in."""
+    mtu: Annotated[int, Field(ge=576, le=9216)] | None = None
+    """Largest packet in bytes."""
+    adapter: Literal["e1000", "virtio", "vmxnet3"] = "virtio"
+    """The network card that the node sees."""
+
+
+class Disk(Part):
+    """An additional disk of a node."""
+
+    size_mib: Annotated[int, Field(ge=1)]
+    """Size in MiB."""
+    name: Name | None = None
+    """By default disk1, disk2, …"""
+
+
+class Node(Part):
+    """A member of the cluster."""
+
+    name: HostName
+    """Host name, and the virtual machine's name."""
+    id: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    """Corosync's node id; by default the node's place in the list, from 1."""
+    addresses: dict[Name, Address | tuple[Address, ...]] = {}
+    """Its address, or addresses, on each network that is not DHCP."""
+    macs: dict[Name, Mac] = {}
+    """MAC addresses of its cards by network; derived from cluster, node and network where left out."""
+    cpus: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Virtual processors; by default `machine.cpus`."""
+    memory_mib: Annotated[int, Field(ge=512)] | None = None
+    """Memory in MiB; by default `machine.memory_mib`."""
+    disks: tuple[Disk, ...] = ()
+    """Additional disks."""
+    host: str | None = None
+    """The hypervisor host it runs on: ssh://user@host, or a libvirt URI; by default this machine."""
+
+
+class Machine(Part):
+    """What every node's virtual machine has unless the node says otherwise."""
+
+    cpus: Annotated[int, Field(ge=1, le=64)] = 2
+    """Virtual processors."""
+    memory_mib: Annotated[int, Field(ge=512)] = 1024
+    """Memory in MiB."""
+
+
+class Vip(Part):
+    """A floating IP."""
+
+    address: Address
+    """The address."""
+    network: Name
+    """The network it lives on; its prefix length is that of the subnet it lies in."""
+    name: Name = "vip"
+    """Its resource's name in Pacemaker."""
+
+
+class Corosync(Part):
+    """Membership: links and timings."""
+
+    links: Annotated[tuple[Name, ...], Field(min_length=1, max_length=8)]
+    """Networks that carry the cluster's own traffic, first link first; knet takes up to 8."""
+    token: Milliseconds = 1000
+    """Milliseconds without a token until a node counts as lost."""
+    consensus: Milliseconds | None = None
+    """Milliseconds to agree on a membership; by default 400 for two nodes, for more 1.2 tokens (corosync.conf(5))."""
+    port: Port = 5405
+    """UDP port of the first link; the next ones count up."""
+
+
+class HaproxyMode(StrEnum):
+    """How HAProxy treats a connection."""
+
+    TCP = "tcp"
+    HTTP = "http"
+
+
+class Server(Part):
+    """One server behind HAProxy."""
+
+    name: Name
+    """Its name on the stats page."""
+    address: str
+    """IP address or host name."""
+    port: Port
+    """TCP port."""
+    options: str = ""
+    """More words for its `server` line ("weight 10", "backup")."""
+
+
+class Backend(Part):
+    """A backend: servers that share the load."""
+
+    name: Name
+    """Its name."""
+    mode: HaproxyMode = HaproxyMode.TCP
+    """tcp or http."""
+    balance: str = "roundrobin"
+    """HAProxy's balance algorithm."""
+    servers: Annotated[tuple[Server, ...], Field(min_length=1)]
+    """The servers."""
+    check: str = "inter 2s fall 3 rise 2"
+    """Words after `check` for every server; empty: no health checks."""
+    options: tuple[str, ...] = ()
+    """More lines for the backend, as HAProxy has them ("option httpchk GET /healthz")."""
+
+
+class Frontend(Part):
+    """A frontend: where clients connect to."""
+
+    name: Name
+    """Its name."""
+    port: Port
+    """TCP port, on every VIP."""
+    mode: HaproxyMode = HaproxyMode.TCP
+    """tcp or http."""
+    backend: Name
+    """The backend that serves it."""
+    options: tuple[str, ...] = ()
+    """More lines for the frontend, as HAProxy has them."""
+
+
+class Stats(Part):
+    """HAProxy's statistics page and Prometheus metrics, behind generated credentials."""
+
+    port: Port = 32700
+    """TCP port."""
+    user: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}$")] = "hapx"
+    """User name; its password is generated."""
+    allow: tuple[Subnet, ...] = ()
+    """From where; by default from the cluster's own subnets."""
+
+
+class Haproxy(Part):
+    """What HAProxy does: frontends and backends, or a configuration of the user's own."""
+
+    frontends: tuple[Frontend, ...] = ()
+    """Where clients connect to."""
+    backends: tuple[Backend, ...] = ()
+    """Where their connections go."""
+    stats: Stats | None = Stats()
+    """The statistics page; null: none."""
+    config: str | None = None
+    """A haproxy.cfg or jinja2 template of the user's own (path relative to the spec), instead of all of the above."""
+    maxconn: Annotated[int, Field(ge=1)] = 10000
+    """Connections at a time."""
+    client_timeout: Annotated[str, Field(pattern=r"^\d+(ms|s|m|h)$")] = "1h"
+    """Idle time of a client's TCP connection; long, because watches and logs are."""
+    server_timeout: Annotated[str, Field(pattern=r"^\d+(ms|s|m|h)$")] = "1h"
+    """The same towards a server."""
+
+
+class Ssh(Part):
+    """Who may log in."""
+
+    keys: tuple[str, ...] = ()
+    """Public keys of the administrator, each a key or a path (~ and relative to the spec)."""
+    trusted_ca: tuple[str, ...] = ()
+    """Public keys of certificate authorities whose user certificates are accepted, each a key or a path."""
+
+
+class User(Part):
+    """An account on the nodes."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,30}$")] = "debian"
+    """Its name."""
+    keys: tuple[str, ...] = ()
+    """Public keys beside `ssh.keys`."""
+    sudo: bool = True
+    """Whether it may do everything without a password."""
+
+
+class Cluster(Part):
+    """A cluster spec."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
+    """The cluster's name: Corosync's cluster_name, and what its machines are grouped under."""
+    domain: DomainName | None = None
+    """Domain of the nodes' names."""
+    machine: Machine = Machine()
+    """Defaults for the nodes' machines."""
+    networks: Annotated[dict[Name, Network], Field(min_length=1)]
+    """Networks by name, in the order of the cards."""
+    nodes: Annotated[tuple[Node, ...], Field(min_length=1, max_length=16)]
+    """The members."""
+    vips: tuple[Vip, ...] = ()
+    """Floating IPs; the first is the cluster's own."""
+    corosync: Corosync
+    """Membership."""
+    haproxy: Haproxy = Haproxy()
+    """Load balancing."""
+    ssh: Ssh = Ssh()
+    """Who may log in."""
+    users: tuple[User, ...] = (User(),)
+    """Accounts; the first is the administrator's."""
+    time_servers: tuple[str, ...] = ()
+    """NTP servers; by default Debian's pool."""
+    timezone: str = "Etc/UTC"
+    """Time zone (tz database)."""
+    hosts: dict[DomainName, Address] = {}
+    """More names for /etc/hosts on every node."""
