@@ -226,7 +226,10 @@ def _ask(requirement: Requirement, path: Path) -> Finding:
     if match is None:
         if not requirement.minimum:
             return Finding(requirement, Status.OK, path)
-        detail = f"`{shown}` does not say what this program should: another program of the same name"
+        said = next(filter(None, (result.stdout + result.stderr).splitlines()), "nothing")
+        detail = (
+            f"`{shown}` says {said[:60]!r}, exit code {result.returncode}: another program of the same name, or broken"
+        )
         return Finding(requirement, Status.BROKEN, path, detail=detail)
     version = match.group(1)
     if requirement.minimum and older(version, requirement.minimum):

@@ -200,9 +200,9 @@ echo "$words $words"
         ("echo Packer v1.11.2", Status.OK, "1.11.2", ""),
         ("echo Packer v1.6.6; exit 3", Status.OK, "1.6.6", ""),
         ("echo Packer v1.5.6", Status.OLD, "1.5.6", "1.6.6 or later is needed: the templates are HCL2"),
-        ("echo 1.6.6", Status.BROKEN, "", "another program of the same name"),
-        ("exit 1", Status.BROKEN, "", "another program of the same name"),
-        (CRACKLIB, Status.BROKEN, "", "another program of the same name"),
+        ("echo; echo 1.6.6", Status.BROKEN, "", "says '1.6.6', exit code 0: another program of the same name"),
+        ("exit 1", Status.BROKEN, "", "says 'nothing', exit code 1: another program of the same name, or broken"),
+        (CRACKLIB, Status.BROKEN, "", "says '0 0', exit code 0: another program of the same name"),
     ],
     ids=["new", "failing", "old", "nameless", "silent", "cracklib"],
 )
