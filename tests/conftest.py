@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+import json
+import os
 import platform
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from builder.command import failure, run
+from builder.errors import ExitCode
 from tests.virtualbox import chroot
+
+BAKE_SECONDS = 3600.0
+
+
+@pytest.fixture(scope="session")
+def baked() -> Path:
+    """The OVA that the real command bakes from this checkout; kept in the cache folder while nothing changes.
+
+    HAPX_TEST_OVA names another one to test instead.
+    """
+    if given := os.environ.get("HAPX_TEST_OVA"):
+        return Path(given)
+    command = str(Path(sys.executable).with_name("hapx-build"))
+    argv = [command, "image", "--json", "--output", f"{chroot.cache() / 'image'}/"]
+    result = run(argv, check=False, timeout=BAKE_SECONDS)
+    if result.returncode == ExitCode.EXISTS:
+        result = run([*argv, "--force"], check=False, timeout=BAKE_SECONDS)
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    if result.returncode != ExitCode.OK:
+        raise failure(result, [str(event) for event in events if event["event"] == "error"])
+    (outcome,) = [event for event in events if event["event"] == "result"]
+    return Path(outcome["ova"])
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""Tests that boot what was baked, or read its disk as it is."""
