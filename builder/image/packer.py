@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -334,9 +335,8 @@ def _candidates() -> list[Path]:
     folders = dict.fromkeys([*os.get_exec_path(), "/usr/local/sbin", "/usr/sbin", "/sbin"])
     found: dict[Path, Path] = {}
     for folder in folders:
-        path = Path(folder, "packer")
-        if path.is_absolute() and path.is_file() and os.access(path, os.X_OK):
-            found.setdefault(path.resolve(), path)
+        if Path(folder).is_absolute() and (name := shutil.which("packer", path=folder)) is not None:
+            found.setdefault(Path(name).resolve(), Path(name))
     return list(found.values())
 
 

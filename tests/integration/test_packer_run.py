@@ -136,6 +136,20 @@ class TestFind:
             "it must not get a chance to write its database here"
         )
 
+    def test_a_folder_on_the_path_that_is_not_ours_to_see(self, tmp_path, monkeypatch, installed):
+        """What root's PATH looks like to a user who got it by way of su or sudo."""
+        (tmp_path / "private" / "bin").mkdir(parents=True)
+        (tmp_path / "private").chmod(0)
+        monkeypatch.setenv("PATH", f"{tmp_path / 'private' / 'bin'}:{installed.path.parent}")
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            assert packer._candidates()[0] == installed.path
+        finally:
+            os.seteuid(user)
+            (tmp_path / "private").chmod(0o700)
+
     def test_none(self, tmp_path, monkeypatch):
         path = self.other(tmp_path / "bin", "echo cracklib")
         monkeypatch.setattr(packer, "_candidates", lambda: [path])
