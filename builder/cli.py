@@ -5,24 +5,30 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import signal
 import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from builder import __version__
-from builder.errors import ExitCode, HapxError, InterruptedByUserError, UsageError
+from builder import __version__, interrupts
+from builder.errors import (
+    ExitCode,
+    HapxError,
+    HungUpError,
+    InterruptedByUserError,
+    TerminatedError,
+    UsageError,
+    of_os_error,
+)
 from builder.progress import JsonReporter, QuietReporter, Reporter, TerminalReporter
 
 app = typer.Typer(
     name="hapx-build",
     help="Bakes, packages, seeds and clones a self-forming HAProxy cluster appliance.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -40,11 +46,15 @@ def show_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """What every command takes."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(ExitCode.USAGE)
 
 
 @app.command()
@@ -133,45 +143,53 @@ def reporting(*, as_json: bool, quiet: bool = False) -> Iterator[Reporter]:
         reporter.close()
 
 
-def terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """SIGTERM unwinds like Ctrl-C, so that everything half-made is taken away, and ends with its own exit code."""
-    raise SystemExit(ExitCode.TERMINATED)
-
-
 def fail(error: HapxError, *, as_json: bool) -> NoReturn:
     """Show an error where errors go, and end with its exit code."""
-    if as_json:
-        facts: dict[str, Any] = {"event": "error", "exit_code": int(error.exit_code), "message": error.message}
-        typer.echo(json.dumps({**facts, "hint": error.hint, "details": error.details}))
-    else:
-        typer.echo(f"error: {error.message}", err=True)
-        for line in error.details:
-            typer.echo(f"  {line}", err=True)
-        if error.hint:
-            typer.echo(f"hint: {error.hint}", err=True)
+    # A terminal that was closed, or a pipe that nobody reads any more, does not change how this ended.
+    with contextlib.suppress(OSError):
+        if as_json:
+            facts: dict[str, Any] = {"event": "error", "exit_code": int(error.exit_code), "message": error.message}
+            typer.echo(json.dumps({**facts, "hint": error.hint, "details": error.details}))
+        else:
+            typer.echo(f"error: {error.message}", err=True)
+            for line in error.details:
+                typer.echo(f"  {line}", err=True)
+            if error.hint:
+                typer.echo(f"hint: {error.hint}", err=True)
     sys.exit(error.exit_code)
 
 
 def main() -> None:
     """The entry point: every error becomes a message and an exit code here, and nowhere else."""
-    signal.signal(signal.SIGTERM, terminated)
+    interrupts.unwind()
     as_json = "--json" in sys.argv
     try:
         code = app(standalone_mode=False)
     except HapxError as error:
         fail(error, as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):
-        fail(InterruptedByUserError("interrupted"), as_json=as_json)
+        code = ExitCode.INTERRUPTED
+    except SystemExit as ended:
+        code = ended.code
     except typer.TyperException as error:
         fail(UsageError(str(error), hint="hapx-build --help"), as_json=as_json)
     except BrokenPipeError:
         sys.exit(ExitCode.FAILED)
     except Exception as error:
+        if isinstance(error, OSError) and (explained := of_os_error(error)) is not None:
+            fail(explained, as_json=as_json)
         details = traceback.format_exc().splitlines()
         unexpected = HapxError(f"defect in hapx-build: {error}", hint="please report this, with the lines above")
         unexpected.details = tuple(details)
         unexpected.exit_code = ExitCode.INTERNAL
         fail(unexpected, as_json=as_json)
+    match code:
+        case ExitCode.INTERRUPTED:
+            fail(InterruptedByUserError("interrupted"), as_json=as_json)
+        case ExitCode.TERMINATED:
+            fail(TerminatedError("ended by SIGTERM"), as_json=as_json)
+        case ExitCode.HUNG_UP:
+            fail(HungUpError("ended, as its terminal was closed (SIGHUP)"), as_json=as_json)
     sys.exit(code if isinstance(code, int) else ExitCode.OK)
 
 

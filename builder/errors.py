@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -23,6 +24,7 @@ class ExitCode(IntEnum):
     UNTRUSTED = 10  # a signature or a digest is wrong
     TIMEOUT = 11  # a program took longer than it may
     INTERNAL = 70  # a defect of ours (EX_SOFTWARE)
+    HUNG_UP = 129  # SIGHUP: the terminal was closed
     INTERRUPTED = 130  # Ctrl-C
     TERMINATED = 143  # SIGTERM
 
@@ -125,6 +127,34 @@ class UntrustedError(HapxError):
 
 
 class InterruptedByUserError(HapxError):
-    """Ctrl-C, or SIGTERM; raised where the work stood, after it cleaned up."""
+    """Ctrl-C; told after everything half-made was taken away."""
 
     exit_code = ExitCode.INTERRUPTED
+
+
+class TerminatedError(HapxError):
+    """SIGTERM; told after everything half-made was taken away."""
+
+    exit_code = ExitCode.TERMINATED
+
+
+class HungUpError(HapxError):
+    """SIGHUP; told after everything half-made was taken away."""
+
+    exit_code = ExitCode.HUNG_UP
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+
+
+def of_os_error(error: OSError) -> HapxError | None:
+    """The error a person can act on, for a file that could not be read or written; None where it is not theirs."""
+    where = f"{error.filename2 or error.filename}: " if error.filename is not None else ""
+    if error.errno in _FULL:
+        return NoSpaceError(f"{where}no space left on the disk", hint="free some space, or choose another place")
+    if error.errno in _REFUSED:
+        return InputError(f"{where}{error.strerror}", hint="choose another place, or see who may read and write there")
+    if error.errno == errno.EIO:
+        return HapxError(f"{where}{error.strerror}", hint="see what the kernel says of this disk (dmesg)")
+    return None
