@@ -387,6 +387,11 @@ class TestVersion:
         tool.chmod(0o755)
         assert command.version(tool) == version
 
+    def test_none_where_it_cannot_be_started(self, tmp_path):
+        (tmp_path / "tool").write_bytes(b"\x7fELF but not really")
+        (tmp_path / "tool").chmod(0o755)
+        assert command.version(tmp_path / "tool") is None
+
     def test_none_where_it_is_missing(self):
         assert command.version("hapx-no-such-program") is None
 
