@@ -32,7 +32,8 @@ from zlib_ng import zlib_ng
 
 from builder.errors import HapxError, InputError
 
-# Measured with tests/bench/bench_ova.py, see there.
+# On a Debian root file system (tests/bench/bench_ova.py) level 4 takes 38 % of the CPU time of qemu-img's zlib, spread
+# over the cores, for 2 % more bytes. Level 5 costs up to a tenth more time and saves 1 %; level 3 saves next to none.
 DEFAULT_LEVEL = 4
 
 SECTOR = 512
