@@ -63,14 +63,16 @@ class Report:
 
 @dataclass(slots=True)
 class _Package:
-    """What was read, in the order of the archive: members, the small files' contents by name, what the others are."""
+    """What was read, in the order of the archive.
+
+    `first` is the name of the first member with each of the suffixes .ovf, .mf and .cert, `texts` holds what is in
+    these by name, `disks` what the other members are.
+    """
 
     members: list[Member] = field(default_factory=list)
+    first: dict[str, str] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)
     disks: dict[str, Disk] = field(default_factory=dict)
-
-    def with_suffix(self, suffix: str) -> list[str]:
-        return [member.name for member in self.members if member.name.lower().endswith(suffix)]
 
 
 def verify(path: Path, *, threads: int | None = None, on_progress: Callable[[int, int], None] | None = None) -> Report:
@@ -122,10 +124,12 @@ def _read(stream: Stream, archive: str, pool: ThreadPoolExecutor, threads: int, 
         close()
         entry = following
         stream.begin_member(entry.size)
-        suffix = Path(entry.name).suffix.lower()
-        if suffix not in LARGEST_TEXT:
+        suffix = next((suffix for suffix in LARGEST_TEXT if entry.name.lower().endswith(suffix)), "")
+        if not suffix or suffix in package.first:
             package.disks[entry.name] = _disk(stream, entry, pool, threads, findings)
-        elif entry.size > LARGEST_TEXT[suffix]:
+            continue
+        package.first[suffix] = entry.name
+        if entry.size > LARGEST_TEXT[suffix]:
             said = f"{entry.size:,} bytes: not read, such a file has some thousand"
             findings.add("tar.too-large", entry.name, "", said)
         else:
@@ -147,22 +151,20 @@ def _disk(stream: Stream, entry: verify_tar.Entry, pool: ThreadPoolExecutor, thr
 
 def _judge(package: _Package, stream: Stream, archive: str, findings: Findings) -> None:
     """What can be said only when everything was read: how the parts fit together."""
-    descriptors, manifests, certificates = (package.with_suffix(suffix) for suffix in (".ovf", ".mf", ".cert"))
-    ovf = descriptors[0] if descriptors else None
-    manifest = manifests[0] if manifests else None
+    ovf, manifest, certificate = (package.first.get(suffix) for suffix in (".ovf", ".mf", ".cert"))
     descriptor = None
     if ovf is None:
         findings.add("ovf.absent", archive, "", "no descriptor (.ovf) in the archive", hint="an OVA needs one")
     elif ovf in package.texts:
         descriptor = verify_ovf.examine(package.texts[ovf], ovf, findings)
     files = [file.href for file in descriptor.files] if descriptor is not None else []
-    certificate = certificates[0] if certificates else None
     _order(package, findings, archive=archive, ovf=ovf, manifest=manifest, certificate=certificate, files=files)
     if descriptor is not None and ovf is not None:
         _files(package, ovf, descriptor, findings)
         _disks(package, ovf, descriptor, findings)
+        listed = {ovf, manifest, certificate, *files}
         for name in (member.name for member in package.members):
-            if name not in {ovf, manifest, certificate, *files}:
+            if name not in listed:
                 said = "References does not list this file"
                 findings.add("tar.extra", name, "", said, hint="list it in References or leave it out")
     required = [name for name in (ovf, *files) if name is not None]

@@ -20,7 +20,7 @@ from zlib_ng import zlib_ng
 
 from builder.image.verify_checks import Findings
 from builder.image.verify_stream import Stream
-from builder.image.verify_vmdk import GD_AT_END, REMAKE, SECTOR, Extent, Header
+from builder.image.verify_vmdk import FIELDS, GD_AT_END, REMAKE, SECTOR, TABLE_ENTRIES, Extent, Header
 
 MARKER = struct.Struct("<QII")
 GRAIN_HEAD = 12  # bytes before the zlib stream
@@ -43,10 +43,12 @@ class Marker(IntEnum):
 class Walk:
     """What was met on the way; sector numbers count from the beginning of the VMDK.
 
-    `tables` are the grain tables as they have to be, by their number; `complete` says that nothing was left unread.
+    `grains` are the numbers of the grains and `sectors` where they are, both in the order of the file; `complete` says
+    that nothing was left unread.
     """
 
-    tables: dict[int, array[int]] = field(default_factory=dict)
+    grains: array[int] = field(default_factory=lambda: array("Q"))
+    sectors: array[int] = field(default_factory=lambda: array("I"))
     marked_tables: set[int] = field(default_factory=set)
     marked_directories: set[int] = field(default_factory=set)
     footer: Header | None = None
@@ -213,15 +215,9 @@ class _Walker:
             said = f"the LBA {lba:,} comes after {self._last_lba:,}"
             self._add("vmdk.grain-order", sector, said, "importers read forward only: write grains in order, each once")
         self._last_lba = max(lba, self._last_lba)
-        self._note(lba // grain_size, sector)
+        self.walk.grains.append(lba // grain_size)
+        self.walk.sectors.append(min(sector, LARGEST_SECTOR))
         return True
-
-    def _note(self, grain: int, sector: int) -> None:
-        """Where the grain tables have to say this grain is; of several, the last."""
-        table, entry = divmod(grain, self._header.entries_per_table)
-        if table not in self.walk.tables:
-            self.walk.tables[table] = array("I", bytes(4 * self._header.entries_per_table))
-        self.walk.tables[table][entry] = min(sector, LARGEST_SECTOR)
 
     def _metadata(self, sector: int, count: int, kind: int) -> bool:
         """Go over a marker and the sectors it announces; False where nothing can be read after it."""
@@ -238,11 +234,10 @@ class _Walker:
             return False
         if kind == Marker.GRAIN_TABLE:
             self.walk.marked_tables.add(sector + 1)
-            expected = -(-4 * self._header.entries_per_table // SECTOR)
+            expected = -(-4 * TABLE_ENTRIES // SECTOR)
         elif kind == Marker.GRAIN_DIRECTORY:
             self.walk.marked_directories.add(sector + 1)
-            tables = -(-self._header.capacity // (self._header.grain_size * self._header.entries_per_table))
-            expected = -(-4 * tables // SECTOR)
+            expected = -(-4 * self._header.tables // SECTOR)
         else:
             expected = 1
             if count == 1:
@@ -269,7 +264,7 @@ class _Walker:
             self._add("vmdk.footer", sector, said, "only gdOffset may differ: " + REMAKE)
         if footer.directory_offset == GD_AT_END:
             self._add("vmdk.footer", sector, "the footer does not say where the grain directory is", REMAKE)
-        if raw[79:].strip(b"\0"):
+        if raw[FIELDS.size :].strip(b"\0"):
             self._add("vmdk.padding", sector, "the footer is padded with something else than zeros")
 
     def _end_of_stream(self, sector: int, count: int) -> None:

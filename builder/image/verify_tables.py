@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import sys
 from array import array
+from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import pairwise
 
 from builder.image.verify_checks import Findings
 from builder.image.verify_grains import Walk
 from builder.image.verify_stream import Stream
-from builder.image.verify_vmdk import FLAG_REDUNDANT, GD_AT_END, REMAKE, SECTOR, Extent
+from builder.image.verify_vmdk import FLAG_REDUNDANT, GD_AT_END, REMAKE, SECTOR, TABLE_ENTRIES, Extent
 
-DIRECTORY_PIECE = 1 << 16  # bytes of a directory read at once
+DIRECTORY_PIECE = 1 << 14  # entries of a directory read at once
 
 
 def compare(stream: Stream, extent: Extent, walk: Walk, findings: Findings) -> None:
     """Every entry of every table, and of the directory, against the walk; the position of the stream stays."""
     header = extent.header
+    if header.entries_per_table != TABLE_ENTRIES:
+        return  # which was said
     if header.directory_offset == GD_AT_END and walk.footer is None:
         said = "the header says that the grain directory is at the end, but there is no footer that says where"
         findings.add("vmdk.footer", extent.name, "", said, hint=REMAKE)
@@ -31,9 +35,17 @@ def compare(stream: Stream, extent: Extent, walk: Walk, findings: Findings) -> N
     if walk.marked_directories and directory not in walk.marked_directories:
         said = f"gdOffset is sector {directory:,}, but the marker of the directory stands elsewhere"
         findings.add("vmdk.directory", extent.name, "", said, hint=REMAKE)
+    if any(before >= after for before, after in pairwise(walk.grains)):
+        _sort(walk)
     _Tables(stream, extent, walk, findings, directory, "").compare()
     if header.flags & FLAG_REDUNDANT:
         _Tables(stream, extent, walk, findings, header.redundant_offset, "redundant ").compare()
+
+
+def _sort(walk: Walk) -> None:
+    """Bring grains that were not in order into it; of one that is there several times the last counts."""
+    last = dict(zip(walk.grains, walk.sectors, strict=True))
+    walk.grains, walk.sectors = array("Q", sorted(last)), array("I", (last[grain] for grain in sorted(last)))
 
 
 @dataclass(slots=True)
@@ -48,15 +60,14 @@ class _Tables:
     label: str
 
     def compare(self) -> None:
-        header = self.extent.header
-        count = -(-header.capacity // (header.grain_size * header.entries_per_table))
+        count = self.extent.header.tables
         if self.directory * SECTOR + 4 * count > self.extent.size:
             said = f"the {self.label}grain directory of {count:,} entries does not fit behind its offset"
             self._directory(said)
             return
         seen: dict[int, int] = {}
-        for start in range(0, count, DIRECTORY_PIECE // 4):
-            entries = self._read(self.directory * SECTOR + 4 * start, min(count - start, DIRECTORY_PIECE // 4))
+        for start in range(0, count, DIRECTORY_PIECE):
+            entries = self._read(self.directory * SECTOR + 4 * start, min(count - start, DIRECTORY_PIECE))
             for number, sector in enumerate(entries, start=start):
                 if sector in seen and sector:
                     self._directory(f"tables {seen[sector]:,} and {number:,} are both at sector {sector:,}")
@@ -66,29 +77,29 @@ class _Tables:
 
     def _entry(self, number: int, sector: int) -> None:
         """One entry of the directory: grain table `number` begins at `sector`; 0 is a table without grains."""
-        expected = self.walk.tables.get(number)
-        entries = self.extent.header.entries_per_table
+        first = bisect_left(self.walk.grains, number * TABLE_ENTRIES)
+        end = bisect_left(self.walk.grains, (number + 1) * TABLE_ENTRIES, first)
         if sector == 0:
-            if expected is not None:
-                grains = entries - expected.count(0)
-                self._directory(f"has no grain table {number:,}, but {grains:,} of its grains are there")
+            if first < end:
+                self._directory(f"has no grain table {number:,}, but {end - first:,} of its grains are there")
             return
-        if sector * SECTOR + 4 * entries > self.extent.size:
+        if sector * SECTOR + 4 * TABLE_ENTRIES > self.extent.size:
             self._directory(f"grain table {number:,} is said to be at sector {sector:,}, behind the end of the file")
             return
         if self.walk.marked_tables and sector not in self.walk.marked_tables:
             self._directory(f"grain table {number:,} is said to be at sector {sector:,}, where none is announced")
-        found = self._read(sector * SECTOR, entries)
-        right = expected if expected is not None else array("I", bytes(4 * entries))
+        found = self._read(sector * SECTOR, TABLE_ENTRIES)
+        right = array("I", bytes(4 * TABLE_ENTRIES))
+        for place in range(first, end):
+            right[self.walk.grains[place] % TABLE_ENTRIES] = self.walk.sectors[place]
         if found != right:
             self._differences(number, sector, found, right)
 
     def _differences(self, number: int, sector: int, found: array[int], right: array[int]) -> None:
-        header = self.extent.header
         for entry, (is_, should) in enumerate(zip(found, right, strict=True)):
             if is_ == should:
                 continue
-            lba = (number * header.entries_per_table + entry) * header.grain_size
+            lba = (number * TABLE_ENTRIES + entry) * self.extent.header.grain_size
             there = f"it is at sector {should:,}" if should else "there is none"
             said = f"{self.label}grain table {number:,} has the grain of LBA {lba:,} at sector {is_:,}; {there}"
             self.findings.add("vmdk.table", self.extent.name, f"sector {sector}, entry {entry}", said, hint=REMAKE)

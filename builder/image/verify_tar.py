@@ -15,7 +15,8 @@ from builder.image.verify_stream import Stream
 BLOCK = 512
 ZEROS = bytes(BLOCK)
 GNU_FROM = 8 << 30  # bytes; a size of 11 octal digits ends here
-LONGEST_EXTENSION = 1 << 20  # bytes of a pax or long-name header that is worth reading
+LONGEST_EXTENSION = 1 << 14  # bytes of a pax or long-name header that is worth reading
+LONGEST_NAME = 255  # characters; no file system takes more
 CHARACTERS = re.compile(r"[A-Za-z0-9._+=-]+")  # Proxmox VE's
 PAX_LENGTH = re.compile(rb"(\d{1,7}) ")
 TYPES = {
@@ -256,7 +257,10 @@ def _name(name: str, archive: str, where: str, names: set[str], findings: Findin
     flat = name
     while flat.startswith("./"):
         flat = flat[2:].lstrip("/")
-    if not flat:
+    if len(flat) > LONGEST_NAME:
+        flat = flat[:LONGEST_NAME]
+        findings.add("tar.name", flat, where, f"a name of {len(name):,} characters, which no file system takes")
+    elif not flat:
         flat = f"(the member with its {where})"
         findings.add("tar.name", archive, where, "a member without a name")
     elif "/" in flat or "\\" in flat or flat in (".", ".."):

@@ -22,7 +22,7 @@ NEWLINES = b"\n \r\n"
 SECTORS_PER_MIB = 2048
 LARGEST_CAPACITY = 62 << 31  # sectors of 62 TiB, the most VMware makes
 LARGEST_GRAIN = 2048  # sectors; more is not read, so that no header makes us allocate what it likes
-LARGEST_TABLE = 1 << 16  # entries, for the same reason
+TABLE_ENTRIES = 512  # of a grain table; disks that say otherwise are wrong, and their tables are not read
 LARGEST_DESCRIPTOR = 2048  # sectors, for the same reason
 EXTENT = re.compile(r'(RW|RDONLY|NOACCESS) (\d{1,19}) (\w+)(?: "([^"]*)")?(?: \d+)?')
 DDB_KEYS = ("virtualHWVersion", "geometry.cylinders", "toolsInstallType", "toolsVersion")
@@ -71,12 +71,14 @@ class Header:
 
     @property
     def readable(self) -> bool:
-        """Whether grains and tables have sizes that can be worked with."""
-        return (
-            self.grain_size in (1 << power for power in range(3, LARGEST_GRAIN.bit_length()))
-            and 0 < self.entries_per_table <= LARGEST_TABLE
-            and 0 < self.capacity <= LARGEST_CAPACITY
-        )
+        """Whether the grains and the disk have sizes that can be worked with."""
+        sizes = (1 << power for power in range(3, LARGEST_GRAIN.bit_length()))
+        return self.grain_size in sizes and 0 < self.capacity <= LARGEST_CAPACITY
+
+    @property
+    def tables(self) -> int:
+        """How many grain tables the disk has, which is how many entries its directory has."""
+        return -(-self.capacity // (self.grain_size * TABLE_ENTRIES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +157,8 @@ def _header(header: Header, sector: bytes, name: str, findings: Findings) -> Non
         wrong("vmdk.compression", f"compressAlgorithm {header.compression} instead of 1")
     if header.grain_size != 128:
         wrong("vmdk.grain-size", f"grains of {header.grain_size} sectors instead of 128")
-    if header.entries_per_table != 512:
-        wrong("vmdk.table-size", f"grain tables of {header.entries_per_table} entries instead of 512")
+    if header.entries_per_table != TABLE_ENTRIES:
+        wrong("vmdk.table-size", f"grain tables of {header.entries_per_table} entries instead of {TABLE_ENTRIES}")
     if header.unclean:
         wrong("vmdk.unclean", "marked as not closed properly")
     if not 0 < header.capacity <= LARGEST_CAPACITY:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import builder.image
 from builder.errors import InputError
 from builder.image.verify import CHECKS, Finding, Report, Severity, verify
 from builder.image.verify import Member as Read
@@ -360,6 +363,19 @@ def test_ova_cut_anywhere_is_found(tmp_path: Path) -> None:
             assert report.size == cut
 
 
+@pytest.mark.parametrize("name", [".ovf", "x.OVF", "x.ovf "])
+def test_odd_descriptor_names_are_no_way_around_the_checks(tmp_path: Path, name: str) -> None:
+    report = read(tmp_path, ova(descriptor=lambda text: "rubbish", members=renamed(0, name)))
+    assert checks(report) & {"ovf.xml", "ovf.absent"}
+
+
+def test_long_name(tmp_path: Path) -> None:
+    long_name = Member("././@LongLink", b"n" * 5000, {"kind": b"L"})
+    report = read(tmp_path, ova(members=inserted(3, long_name, Member("n", b""))))
+    assert checks(report) == {"tar.longname", "tar.name", "tar.extra"}
+    assert only(report, "tar.name").message == "a name of 5,000 characters, which no file system takes"
+
+
 def test_names_cannot_steer_the_terminal_or_fill_it(tmp_path: Path) -> None:
     report = read(tmp_path, ova(members=inserted(3, Member("a\x1b[2J\nb" * 10, b""))))
     for finding in report.findings:
@@ -391,6 +407,16 @@ def test_table_of_checks() -> None:
         assert rest == rest.lower()
         assert check.description
         assert "\n" not in check.description
+
+
+def test_table_of_checks_is_what_the_code_uses() -> None:
+    used: set[str] = set()
+    for path in Path(builder.image.__file__).parent.glob("verify*.py"):
+        if path.name != "verify_checks.py":
+            strings = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+            pattern = re.compile(r"(tar|manifest|cert|ovf|vmdk)\.[a-z0-9-]+")
+            used |= {text for text in strings if isinstance(text, str) and pattern.fullmatch(text)}
+    assert used == set(CHECKS)
 
 
 def test_extent_name_does_not_have_to_be_the_member(tmp_path: Path) -> None:
