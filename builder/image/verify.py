@@ -167,12 +167,11 @@ def _judge(package: _Package, stream: Stream, archive: str, findings: Findings) 
             if name not in listed:
                 said = "References does not list this file"
                 findings.add("tar.extra", name, "", said, hint="list it in References or leave it out")
-    required = [name for name in (ovf, *files) if name is not None]
     if manifest is None:
         said = "no manifest (.mf) in the archive: nothing tells a damaged disk from a good one"
         findings.add("manifest.absent", archive, "", said, hint="make one of `SHA256(name)= hex` lines")
     elif manifest in package.texts:  # else it is too large, which was said
-        _manifest(package, stream, manifest, required, findings)
+        _manifest(package, stream, manifest, [ovf, *files] if ovf and descriptor is not None else None, findings)
     if certificate in package.texts:
         verify_manifest.certificate(package.texts[certificate], certificate, manifest, findings)
 
@@ -220,9 +219,7 @@ def _files(package: _Package, ovf: str, descriptor: verify_ovf.Descriptor, findi
         where = f"line {file.line}"
         if file.href not in sizes:
             findings.add("tar.missing", ovf, where, f"{file.href} is not in the OVA")
-        elif file.size is None:
-            findings.add("ovf.file-size", ovf, where, f"{file.href} has no ovf:size", hint=f"{sizes[file.href]}")
-        elif file.size != sizes[file.href]:
+        elif file.size is not None and file.size != sizes[file.href]:
             said = f"ovf:size of {file.href} is {file.size:,}, but it has {sizes[file.href]:,} bytes"
             findings.add("ovf.file-size", ovf, where, said, hint=f'ovf:size="{sizes[file.href]}"')
 
@@ -242,7 +239,7 @@ def _disks(package: _Package, ovf: str, descriptor: verify_ovf.Descriptor, findi
             findings.add("ovf.capacity", ovf, f"line {disk.line}", said)
 
 
-def _manifest(package: _Package, stream: Stream, manifest: str, required: list[str], findings: Findings) -> None:
+def _manifest(package: _Package, stream: Stream, manifest: str, required: list[str] | None, findings: Findings) -> None:
     members = {member.name: member for member in reversed(package.members)}
 
     def digest(name: str, algorithm: str) -> str:
@@ -253,7 +250,7 @@ def _manifest(package: _Package, stream: Stream, manifest: str, required: list[s
     verify_manifest.compare(
         lines,
         manifest,
-        required=list(dict.fromkeys(name for name in required if name in members)),
+        required=None if required is None else [name for name in dict.fromkeys(required) if name in members],
         members=members,
         digest=digest,
         findings=findings,

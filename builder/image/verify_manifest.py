@@ -83,14 +83,15 @@ def compare(
     lines: Collection[Line],
     manifest: str,
     *,
-    required: Collection[str],
+    required: Collection[str] | None,
     members: Collection[str],
     digest: Callable[[str, str], str],
     findings: Findings,
 ) -> None:
     """The manifest against the members.
 
-    `required` are the names it has to list, in order; `digest(name, algorithm)` gives the digest a member really has.
+    `required` are the names it has to list and no others, None where a broken descriptor does not say which;
+    `digest(name, algorithm)` gives the digest a member really has.
     """
     listed: set[str] = set()
     unusual = sorted({line.algorithm for line in lines} - {"SHA256"})
@@ -105,7 +106,7 @@ def compare(
         if line.name not in members:
             said = f"{line.name} is listed but not in the OVA"
             findings.add("manifest.extra", manifest, where, said, hint=_near(line.name, members))
-        elif line.name not in required:
+        elif required is not None and line.name not in required:
             said = f"{line.name} is listed; only the descriptor and the files of References belong here"
             findings.add("manifest.extra", manifest, where, said)
         listed.add(line.name)
@@ -115,7 +116,7 @@ def compare(
                 f"{line.algorithm} of {line.name} is {right}, the manifest says {line.digest}",
                 hint="the file was changed after the manifest was made, or damaged on the way",
             )  # fmt: skip
-    for name in required:
+    for name in required or ():
         if name not in listed:
             said = f"nothing says what {name} has to be"
             findings.add(

@@ -170,7 +170,9 @@ def _file(document: Document, element: Element, ids: Collection[str], names: Col
         if value not in (None, "", "identity"):
             said = f"ovf:{attribute}={value!r}: compressed or split files are not imported everywhere"
             document.add("ovf.file", element, said, hint="a streamOptimized VMDK is compressed already")
-    if size is None and size_text is not None:
+    if size_text is None:
+        document.add("ovf.file-size-absent", element, f"{href} has no ovf:size", hint="its size in bytes")
+    elif size is None:
         document.add("ovf.file-size", element, f"ovf:size is {size_text!r}, not a number of bytes")
     return File(file_id, href, size, document.line(element))
 

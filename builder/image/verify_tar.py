@@ -289,11 +289,12 @@ def _unended(block: bytes, start: int, archive: str, findings: Findings) -> None
             "tar.format", archive, "", f"not an OVA: {'empty' if not block else 'too short for a tar archive'}"
         )
         return
-    check = "tar.truncated" if block else "tar.end"
-    findings.add(
-        check, archive, f"byte {start}", "the archive ends without the two blocks of zeros that close it",
-        hint="copy or download the OVA again",
-    )  # fmt: skip
+    if block:
+        said = "the archive ends in the middle of a block"
+        findings.add("tar.truncated", archive, f"byte {start}", said, hint="copy or download the OVA again")
+    else:
+        said = "the archive ends without the two blocks of zeros that close it"
+        findings.add("tar.end", archive, f"byte {start}", said, hint=PLAIN)
 
 
 def _end(stream: Stream, start: int, archive: str, findings: Findings) -> None:

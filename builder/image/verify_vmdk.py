@@ -250,8 +250,7 @@ def _descriptor(text: str, keys: dict[str, str], header: Header, name: str, find
             "vmdk.cid", f"parentCID is {parent[:80]}: the disk needs another one to be complete", "parentCID=ffffffff"
         )
     if (adapter := keys.get("ddb.adapterType", "missing")) != "lsilogic":
-        hint = "qemu-img convert -O vmdk -o subformat=streamOptimized,adapter_type=lsilogic"
-        wrong("vmdk.adapter", f"ddb.adapterType is {adapter[:80]}", hint)
+        wrong("vmdk.adapter", f"ddb.adapterType is {adapter[:80]}", "lsilogic; for qemu-img: -o adapter_type=lsilogic")
     missing = [f"ddb.{key}" for key in DDB_KEYS if not re.fullmatch(r"\d{1,10}", keys.get(f"ddb.{key}", ""))]
     if missing:
         wrong("vmdk.ddb", f"missing or not a number: {', '.join(missing)}")

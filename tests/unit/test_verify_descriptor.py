@@ -94,7 +94,7 @@ DEFECTS: dict[str, tuple[Callable[[str], str], set[str]]] = {
     # References
     "size": (lambda t: re.sub(r'ovf:size="(\d+)"', r'ovf:size="1\1"', t), {"ovf.file-size"}),
     "size is no number": (lambda t: re.sub(r'ovf:size="\d+"', 'ovf:size="large"', t), {"ovf.file-size"}),
-    "no size": (lambda t: re.sub(r' ovf:size="\d+"', "", t), {"ovf.file-size"}),
+    "no size": (lambda t: re.sub(r' ovf:size="\d+"', "", t), {"ovf.file-size-absent"}),
     "no id": (without(' ovf:id="file1"'), {"ovf.file", "ovf.disk"}),
     "no href": (without(' ovf:href="sample-disk1.vmdk"'), {"ovf.file"} | LOST),
     "path": (change("sample-disk1.vmdk", "folder/sample-disk1.vmdk"), {"ovf.file"} | LOST),
