@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -212,7 +213,9 @@ def as_user(checkout: Checkout) -> list[str]:
 def python_for(prefix: list[str]) -> str:
     """A Python that can make virtual environments and that whoever `prefix` stands for may run."""
     for candidate in (sys.executable, "/usr/bin/python3"):
-        if run([*prefix, candidate, "-c", "import ensurepip"], timeout=60, check=False).returncode == 0:
+        # Through a shell: setpriv itself still has root's rights when it starts a program.
+        argv = [*prefix, "sh", "-c", 'exec "$0" -c "import ensurepip"', candidate]
+        if run(argv, timeout=60, check=False).returncode == 0:
             return candidate
     pytest.skip("there is no Python here that an ordinary user may run")
 
@@ -331,6 +334,7 @@ _INSIDE = """
 set -eu
 root=$1
 shift
+mount --bind "$root" "$root"
 mount -t proc proc "$root/proc"
 for node in null zero full random urandom; do
     : >"$root/dev/$node"
@@ -344,17 +348,26 @@ exec chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root "$@"
 def fresh_debian(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """The root of a minimal Debian with make in it, and this checkout in /src."""
     require("mmdebstrap")
-    root = tmp_path / "root"
+    root, sources, tar = (tmp_path / name for name in ("root", "src", "root.tar"))
     user = [] if os.geteuid() == 0 else ["--mode=unshare"]
-    tar = tmp_path / "root.tar"
     run(["mmdebstrap", *user, "--quiet", "--variant=apt", "--include=make", request.param, str(tar)], timeout=600)
+    sources.mkdir()
+    copy_checkout(sources)
+    certificates = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE")
+    if certificates:  # of a proxy that looks into TLS, say: they have to hold in there too
+        shutil.copy(certificates, sources / "certificates.pem")
     root.mkdir()
-    run([*_namespace(), "tar", "--extract", "--file", str(tar), "--directory", str(root), "--exclude=./dev/*"])
-    tar.unlink()
-    copy_checkout(root / "src")
-    shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
-    yield root
-    run([*_namespace(), "rm", "-rf", str(root)], timeout=300)
+    unpack = f"""
+        tar --extract --file {tar} --directory {root} --exclude './dev/*'
+        cp --recursive {sources} {root}/src
+        cp /etc/resolv.conf {root}/etc/resolv.conf
+    """
+    try:
+        run([*_namespace(), "sh", "-eu", "-c", unpack], timeout=300)
+        tar.unlink()
+        yield root
+    finally:
+        run([*_namespace(), "rm", "-rf", str(root)], timeout=300)
 
 
 def _namespace() -> list[str]:
@@ -364,12 +377,9 @@ def _namespace() -> list[str]:
 
 @pytest.mark.slow
 def test_image_on_a_debian_that_has_nothing(fresh_debian: Path) -> None:
-    environment = [f"{name}={value}" for name, value in os.environ.items() if name.startswith(("PIP_", "http"))]
-    for name in ("PIP_CERT", "SSL_CERT_FILE"):
-        # An intercepting proxy's certificate, where this machine has one.
-        if certificate := os.environ.get(name):
-            shutil.copy(certificate, fresh_debian / "certificates.pem")
-            environment.append(f"{name}=/certificates.pem")
+    environment = [f"{name}={value}" for name, value in os.environ.items() if re.match("PIP_|https?_proxy", name)]
+    if (fresh_debian / "src/certificates.pem").exists():
+        environment += [f"{name}=/src/certificates.pem" for name in ("PIP_CERT", "SSL_CERT_FILE")]
     inside = [*_namespace(), "sh", "-c", _INSIDE, "sh", str(fresh_debian), *environment]
     first = run([*inside, "make", "-C", "/src", "image", "ARGS=--help"], timeout=1200)
     assert "--dry-run" in first.stdout
@@ -378,5 +388,7 @@ def test_image_on_a_debian_that_has_nothing(fresh_debian: Path) -> None:
     assert "hapx-build: making the virtual environment .venv with Python 3." in first.stderr
     second = run([*inside, "make", "-C", "/src", "image", "ARGS=--help"], timeout=120)
     assert second.stderr == ""
-    doctor = run([*inside, "/src/.venv/bin/hapx-build", "doctor"], timeout=120, check=False).stdout
-    assert not re.search(r"^  (missing|too old|broken) +(?!room|namespaces)", doctor, re.MULTILINE), doctor
+    doctor = run([*inside, "/src/.venv/bin/hapx-build", "doctor", "--json"], timeout=120, check=False).stdout
+    # Room is this machine's matter; everything else is as it has to be.
+    failed = [check for check in json.loads(doctor)["checks"] if check["failed"] and "room" not in check["name"]]
+    assert failed == []
