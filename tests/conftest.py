@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.command import failure, run
+from builder.command import run
 from builder.errors import ExitCode
 from tests.virtualbox import chroot
 
@@ -33,7 +33,8 @@ def baked() -> Path:
         result = run([*argv, "--force"], check=False, timeout=BAKE_SECONDS)
     events = [json.loads(line) for line in result.stdout.splitlines()]
     if result.returncode != ExitCode.OK:
-        raise failure(result, [str(event) for event in events if event["event"] == "error"])
+        said = [event for event in events if event["event"] == "error"]
+        raise RuntimeError(f"hapx-build image: exit code {result.returncode}: {json.dumps(said, indent=2)}")
     (outcome,) = [event for event in events if event["event"] == "result"]
     return Path(outcome["ova"])
 
