@@ -2,45 +2,43 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
-import secrets
-import shutil
-import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from builder import __version__, command, errors, requirements, resources
+from builder import __version__, command, errors, interrupts, requirements, resources
 from builder.errors import (
-    BusyError,
     CommandError,
     HapxError,
     InputError,
     MissingError,
-    NoSpaceError,
     OutputExistsError,
+    Problem,
     UntrustedError,
 )
-from builder.image import inputs, manifest, packer, rootcache, rootfs, template
-from builder.image.plan import BakePlan, digest, digest_tree, read_packages
-from builder.image.stages import PLAN_VARIABLE
+from builder.image import inputs, manifest, packer, rootcache, rootfs, template, workplace
+from builder.image.plan import BakePlan, digest, digest_tree, read_packages, read_text
+from builder.image.stages import PLAN_VARIABLE, WAITING
 from builder.progress import Reporter
 
 DEFAULT_SOURCE = "null.bootstrap"
-WORK_PREFIX = "hapx-bake-"
 WORK_BYTES = 3 << 30  # a root file system, its disk, mmdebstrap's own copy
+CACHE_BYTES = 1 << 30
 OUTPUT_BYTES = 512 << 20
 PACKER_TIMEOUT = 2 * 3600.0
 # The modules whose code shapes the image: a change in one of them makes another image of the same template.
 SHAPING = ("disk", "namespace", "ova", "ovf", "rootfs", "stages", "vmdk")
 INTERNAL = "hapx_"  # variables with this prefix are set here, for each bake
+SET_HERE = ("hapx_stage", "hapx_output")
+SIZES = ("disk_size_mib", "cpus", "memory_mib")
+NEEDED = ("release", "arch", "mirror", "version", "extra_packages", "hostname", *SIZES)  # of every template
+EXCLUDES = Path("files/etc/dpkg/dpkg.cfg.d/hapx")  # in the template: what dpkg is not to unpack
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +57,10 @@ class BakeRequest:
 
 @dataclass(frozen=True, slots=True)
 class Bake:
-    """A request that was found right: the plan, the variables that go to Packer, and Packer."""
+    """A request that was found right: the plan, the template, the variables that go to Packer, and Packer."""
 
     plan: BakePlan
+    template: template.Template
     values: Mapping[str, object]
     packer: packer.Packer
     force: bool
@@ -71,6 +70,12 @@ class Bake:
     def var_file(self) -> Path:
         """Packer's variables."""
         return Path(self.plan.work, "bake.pkrvars.json")
+
+    @property
+    def shown_values(self) -> dict[str, object]:
+        """The variables, without what is secret."""
+        secret = {name for name, variable in self.template.variables.items() if variable.sensitive}
+        return {name: "<sensitive>" if name in secret else value for name, value in self.values.items()}
 
     @property
     def argv(self) -> list[str]:
@@ -102,12 +107,13 @@ class Bake:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came out of a bake; `unchanged` where it was there already."""
+    """What came out of a bake; `unchanged` where it was there already; `work` is the folder that was to be kept."""
 
     ova: Path
     sha256: str
     size: int  # bytes
     unchanged: bool
+    work: Path | None = None
 
 
 def template_folder() -> Path:
@@ -126,35 +132,25 @@ def prepare(request: BakeRequest) -> Bake:
 
     Raises InputError with every problem of variables, files and the template; MissingError without a real Packer.
     """
-    folder = template_folder()
-    whole = template.inspect(folder)
-    mine = {name: variable for name, variable in whole.variables.items() if not name.startswith(INTERNAL)}
-    known = dataclasses.replace(whole, variables=mine)
-    if request.source not in known.sources:
-        raise InputError(
-            f"--source {request.source}: no such source", hint=f"there is: {', '.join(sorted(known.sources))}"
-        )
+    known = _template(request.source)
     overrides = {name: value for name in ("release", "arch") if (value := getattr(request, name)) is not None}
     given = template.resolve(known, assignments=request.assignments, files=request.var_files, overrides=overrides)
     values = {name: variable.default for name, variable in known.variables.items()} | given
     if problems := inputs.check(values):
         raise InputError("these variables cannot be used", problems)
-    found = packer.find()
-    _require_programs()
-
+    folder = known.folder
     version = str(values["version"] or __version__)
     release, arch = str(values["release"]), str(values["arch"])
     name = "-".join(["hapx", version, *([release] if release != "trixie" else []), arch])
     output = _output_path(request.output, name)
+    _check_output(output)
     extra = values["extra_packages"]
     packages = [*read_packages(folder / "packages.list"), *(extra if isinstance(extra, list) else [])]
     epoch = _source_date_epoch()
     mirror = str(values["mirror"])
     code = {name: Path(__file__).with_name(f"{name}.py").read_text() for name in SHAPING}
-    excludes = (folder / "files/etc/dpkg/dpkg.cfg.d/hapx").read_text()
-    sizes = {name: int(str(values[name]).partition(".")[0]) for name in ("disk_size_mib", "cpus", "memory_mib")}
-    # Not /tmp, which is memory on Debian 13: a bake writes gigabytes.
-    work = Path(os.environ.get("TMPDIR", "/var/tmp")).absolute() / f"{WORK_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"  # noqa: S108
+    excludes = read_text(folder / EXCLUDES)
+    sizes = {name: int(str(values[name]).partition(".")[0]) for name in SIZES}
     plan = BakePlan(
         name=name,
         source=request.source,
@@ -168,9 +164,9 @@ def prepare(request: BakeRequest) -> Bake:
         epoch=epoch,
         template=str(folder),
         output=str(output),
-        work=str(work),
+        work=str(workplace.temporary_folder() / workplace.new_name(kept=request.keep_work)),
         staging=str(output.parent / f".{output.name}.bake"),
-        cache=str(cache_folder()),
+        cache=str(workplace.cache_folder()),
         root_key="",
         refresh_root=False,
         key="",
@@ -178,11 +174,27 @@ def prepare(request: BakeRequest) -> Bake:
     # The root is what mmdebstrap is told, wherever it writes to and whoever runs it.
     told = rootfs.mmdebstrap_argv(plan, tar=Path("root.tar"), apt=Path("apt"), uid=0)
     root_key = digest([part.replace(plan.template, "") for part in told], excludes, epoch)
-    key = digest(root_key, digest_tree(folder), version, plan.hostname, sizes, code)
+    key = digest(root_key, digest_tree(folder), request.source, {**values, "version": version, **sizes}, code)
     plan = dataclasses.replace(plan, root_key=root_key, key=key)
     stage = command.format_argv([sys.executable, "-m", "builder.image.stages"])
     internal = {"hapx_stage": stage, "hapx_output": str(Path(plan.staging, output.stem))}
-    return Bake(plan, {**given, **internal}, found, request.force, request.keep_work)
+    found = packer.find()
+    _require_programs()
+    return Bake(plan, known, {**given, **internal}, found, request.force, request.keep_work)
+
+
+def _template(source: str) -> template.Template:
+    """The template, without the variables that are set here; InputError where a bake of `source` cannot use it."""
+    whole = template.inspect(template_folder())
+    if source not in whole.sources:
+        raise InputError(f"--source {source}: no such source", hint=f"there is: {', '.join(sorted(whole.sources))}")
+    lacking = [name for name in (*NEEDED, *SET_HERE) if name not in whole.variables]
+    if lacking:
+        hint = "declare it as the template that comes with hapx-build does"
+        problems = [Problem(f"variable {name}", "not declared", hint) for name in lacking]
+        raise InputError(f"{whole.folder}: this template lacks variables that a bake needs", problems)
+    mine = {name: variable for name, variable in whole.variables.items() if not name.startswith(INTERNAL)}
+    return dataclasses.replace(whole, variables=mine)
 
 
 def bake(job: Bake, reporter: Reporter) -> Outcome:
@@ -193,20 +205,38 @@ def bake(job: Bake, reporter: Reporter) -> Outcome:
     """
     plan = job.plan
     job.output.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(job.output, Path(plan.cache)):
-        mirror_state = _mirror_state(plan, reporter)
+    with workplace.locked(job.output, job.log) as log:
+        kept, mirror_state = _root_state(plan, reporter)
         if not job.force and job.output.exists():
-            if (outcome := _unchanged(job, mirror_state)) is not None:
-                return outcome
-            raise OutputExistsError(
-                f"{job.output}: this file is there already, made from other inputs",
-                hint="--force replaces it; --output or --var version=… gives another name",
-            )
-        kept = rootcache.load(plan.root_cache)
-        stale = kept is not None and mirror_state is not None and kept.mirror_state != mirror_state
+            if changes := _changes(job, mirror_state):
+                raise OutputExistsError(
+                    f"{job.output}: this file is there already, and {changes}",
+                    hint="--force replaces it; --output or --var version=… gives another name",
+                )
+            known = manifest.read(job.manifest) or {}
+            return Outcome(job.output, known["ova"]["sha256"], job.output.stat().st_size, unchanged=True)
+        stale = kept is not None and mirror_state != kept.mirror_state
         job = dataclasses.replace(job, plan=dataclasses.replace(plan, refresh_root=stale))
-        with _folders(job):
-            return _run(job, reporter)
+        work, staging = Path(plan.work), Path(plan.staging)
+        workplace.sweep(work.parent)
+        workplace.remove(staging)  # of a bake that was killed: its lock is ours now
+        needs = [(work.parent, WORK_BYTES), (staging.parent, OUTPUT_BYTES)]
+        needs += [(plan.root_cache, CACHE_BYTES)] if kept is None or stale else []
+        workplace.require_space(
+            needs,
+            hint="free some, or choose another place: TMPDIR (work), --output, XDG_CACHE_HOME (root file systems)",
+        )
+        if job.keep_work:
+            reporter.note(f"the work folder will stay: {work}")
+        log.truncate(0)
+        log.write(f"process {os.getpid()}, hapx-build {__version__}\n")
+        log.flush()
+        with workplace.folder(staging), workplace.folder(work, keep=job.keep_work):
+            outcome = _run(job, reporter, log)
+            if not job.keep_work:
+                reporter.begin("clean", title="Remove the work folder")
+        reporter.end()
+        return outcome
 
 
 def _require_programs() -> None:
@@ -224,7 +254,7 @@ def _require_programs() -> None:
         raise MissingError(f"not installed here: {names}", hint=f"sudo apt-get install {' '.join(packages)}")
 
 
-def _run(job: Bake, reporter: Reporter) -> Outcome:
+def _run(job: Bake, reporter: Reporter, log: TextIO) -> Outcome:
     """Packer, then what it made, into place."""
     plan = job.plan
     plan_file = Path(plan.work, "plan.json")
@@ -250,23 +280,26 @@ def _run(job: Bake, reporter: Reporter) -> Outcome:
             case "error":
                 failure = _error(event.data, job.log)
 
+    # Packer's own temporary files go where everything of this bake goes: away with it, even when it was killed.
     environment = {PLAN_VARIABLE: str(plan_file), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with job.log.open("w") as log:
-        try:
-            result = packer.build(
-                job.packer,
-                job.argv,
-                cwd=Path(plan.work),
-                env=environment,
-                log=log,
-                on_event=watch,
-                timeout=PACKER_TIMEOUT,
-            )
-        except CommandError:
-            reporter.fail()
-            if failure is not None:
-                raise failure from None
-            raise
+    environment["TMPDIR"] = plan.work
+    try:
+        result = packer.build(
+            job.packer,
+            command.tied(job.argv),
+            cwd=Path(plan.work),
+            env=environment,
+            log=log,
+            on_event=watch,
+            timeout=PACKER_TIMEOUT,
+            secrets=template.secrets(job.template, job.values),
+        )
+    except CommandError as error:
+        reporter.fail()
+        raised = error if failure is None else failure
+        if job.keep_work:
+            raised.details = (*raised.details, f"work folder, kept: {plan.work}")
+        raise raised from None
     with reporter.stage("finish", title="Check and move into place"):
         return _finish(job, reporter, result)
 
@@ -293,42 +326,56 @@ def _finish(job: Bake, reporter: Reporter, result: packer.BuildResult) -> Outcom
     )
     staged_manifest, staged_checksum = made.with_suffix(".manifest.json"), made.with_suffix(".sum")
     staged_manifest.write_text(json.dumps(whole, indent=2) + "\n")
-    staged_checksum.write_text(f"{facts['sha256']}  {job.output.name}\n")
-    # Three renames in one go: an interrupt waits, so that nobody finds an OVA beside another one's digest.
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
+    staged_checksum.write_text(_checksum_line(job, facts["sha256"]))
+    # Three renames in one go: nobody is to find an OVA beside another one's digest.
+    with interrupts.held():
         staged_manifest.rename(job.manifest)
         staged_checksum.rename(job.checksum)
         made.rename(job.output)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    return Outcome(job.output, facts["sha256"], facts["size"], unchanged=False)
+    return Outcome(
+        job.output, facts["sha256"], facts["size"], unchanged=False, work=Path(plan.work) if job.keep_work else None
+    )
 
 
-def _unchanged(job: Bake, mirror_state: str | None) -> Outcome | None:
-    """The outcome, where the OVA that is there was made from the same inputs and is whole; else None."""
+def _changes(job: Bake, mirror_state: str | None) -> str:
+    """What tells the OVA that is there from the one that this bake would make; "" where nothing does."""
     known = manifest.read(job.manifest)
-    if known is None or known["inputs"]["key"] != job.plan.key:
-        return None
+    if known is None:
+        return f"no {job.manifest.name} beside it says what it was made from"
+    if known["inputs"]["key"] != job.plan.key:
+        return "it was made from other inputs"
     if mirror_state is not None and known["inputs"]["mirror_state"] != mirror_state:
-        return None
+        return "the mirror has other packages since it was made"
     with job.output.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != known["ova"]["sha256"]:
-        return None
-    return Outcome(job.output, found, job.output.stat().st_size, unchanged=True)
+        return "its contents are not what was made: it is damaged, or another file"
+    if not job.checksum.is_file() or job.checksum.read_text() != _checksum_line(job, found):
+        return f"{job.checksum.name} beside it is not its digest"
+    return ""
 
 
-def _mirror_state(plan: BakePlan, reporter: Reporter) -> str | None:
-    """What the mirror has now; None where there is no root to compare with, or the mirror does not answer."""
-    kept = rootcache.load(plan.root_cache)
-    if kept is None:
-        return None
-    now = rootcache.mirror_now(plan.root_cache)
+def _checksum_line(job: Bake, sha256: str) -> str:
+    return f"{sha256}  {job.output.name}\n"
+
+
+def _root_state(plan: BakePlan, reporter: Reporter) -> tuple[rootcache.RootState | None, str | None]:
+    """The root that is in the cache, and the mirror's state now: the root's own, where the mirror does not answer."""
+
+    def waiting() -> None:
+        reporter.note(WAITING)
+
+    with rootcache.locked(plan.root_cache, shared=True, waiting=waiting):
+        kept = rootcache.load(plan.root_cache)
+        if kept is None:
+            return None, None
+        scratch = workplace.temporary_folder() / workplace.new_name()
+        with workplace.folder(scratch):
+            now = rootcache.mirror_now(plan.root_cache, scratch)
     if now is None:
         reporter.note("the mirror does not answer: going on with the root file system that is in the cache")
-        return kept.mirror_state
-    return now
+        return kept, kept.mirror_state
+    return kept, now
 
 
 def _error(data: Mapping[str, Any], log: Path) -> HapxError:
@@ -342,68 +389,23 @@ def _error(data: Mapping[str, Any], log: Path) -> HapxError:
     return error
 
 
-@contextlib.contextmanager
-def _folders(job: Bake) -> Iterator[None]:
-    """The bake's two folders, empty, with room enough; gone afterwards unless asked to keep them."""
-    work, staging = Path(job.plan.work), Path(job.plan.staging)
-    for folder, needed in ((work.parent, WORK_BYTES), (staging.parent, OUTPUT_BYTES)):
-        free = shutil.disk_usage(folder).free
-        if free < needed:
-            raise NoSpaceError(
-                f"{folder}: {free / 1e9:.1f} GB free, a bake needs {needed / 1e9:.1f} GB",
-                hint="free some space, or choose another place (TMPDIR for the work, --output for the OVA)",
-            )
-    rootfs.remove(staging)  # of a bake that was killed: its lock is ours now
-    _sweep(work.parent)
-    staging.mkdir()
-    work.mkdir(mode=0o755)
-    try:
-        yield
-    finally:
-        rootfs.remove(staging)
-        if not job.keep_work:
-            rootfs.remove(work)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove the work of bakes of ours that were killed: their process is gone, so nobody else will."""
-    for left in folder.glob(f"{WORK_PREFIX}*"):
-        process = left.name.removeprefix(WORK_PREFIX).partition("-")[0]
-        if left.stat().st_uid == os.geteuid() and not Path("/proc", process).exists():
-            rootfs.remove(left)
-
-
-@contextlib.contextmanager
-def _locked(output: Path, cache: Path) -> Iterator[TextIO]:
-    """One bake an output at a time; the lock goes with the process, however it ends."""
-    locks = cache / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with (locks / digest(str(output))[:16]).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise BusyError(
-                f"{output}: another bake is making this file (process {file.read().strip() or 'unknown'})",
-                hint="wait for it, or give another --output",
-            ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield file
-
-
-def cache_folder() -> Path:
-    """Where root file systems are kept: $XDG_CACHE_HOME/hapx-build, by default ~/.cache/hapx-build."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "hapx-build"
-
-
 def _output_path(asked: Path | None, name: str) -> Path:
     """Where the OVA goes: a file where the name ends in .ova, else a folder; dist/ by default."""
     if asked is not None and asked.suffix == ".ova":
         return asked.absolute()
     return (asked or Path("dist")).absolute() / f"{name}.ova"
+
+
+def _check_output(output: Path) -> None:
+    """Raise InputError where the OVA, and what goes beside it, could not be put there in the end."""
+    hint = "--output takes a folder, or a file.ova"
+    if output.is_dir():
+        raise InputError(f"{output}: this is a folder", hint=hint)
+    folder = next(parent for parent in output.parents if parent.exists())
+    if not folder.is_dir():
+        raise InputError(f"{folder}: this is not a folder", hint=hint)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{folder}: this folder cannot be written to", hint=hint)
 
 
 def _source_date_epoch() -> int | None:

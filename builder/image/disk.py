@@ -211,7 +211,7 @@ def build(plan: BakePlan, *, epoch: int, on_line: Callable[[str], None]) -> Disk
     ):
         environment = {"SOURCE_DATE_EPOCH": str(epoch), "E2FSPROGS_FAKE_TIME": str(epoch), "LC_ALL": "C.UTF-8"}
         inside = namespace.enter_argv(plan.root, argv, binds={work: _WORK}, env=environment, view=True)
-        run_there(inside, doing=argv[0], on_line=on_line)
+        run_there(inside, plan, doing=argv[0], on_line=on_line)
 
     _write_esp(plan, ids, work / "bootx64.efi", epoch)
     with plan.disk.open("r+b") as file:

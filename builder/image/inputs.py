@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
 from builder.errors import Problem
 from builder.image import disk
-from builder.image.plan import ARCHITECTURES, RELEASES
+from builder.image.plan import ARCHITECTURES, PACKAGE, RELEASES
 
+# No blanks, quotes or brackets: mmdebstrap would read those as a line of sources.list(5). An IPv6 address has brackets.
+_MIRROR = re.compile(
+    r"https?://(\[[0-9a-fA-F:.]+\]|[^\s/:'\"\[\]]+)([:/][^\s'\"\[\]]*)?|(file|copy):(//)?/[^\s'\"\[\]]+"
+)
 _RANGES = {"disk_size_mib": (disk.MINIMUM_MIB, 2 << 20), "cpus": (1, 64), "memory_mib": (512, 1 << 20)}
 
 
@@ -25,19 +28,20 @@ def check(values: Mapping[str, object]) -> list[Problem]:
     version, hostname = str(values["version"]), str(values["hostname"])
     expect("release", release in RELEASES, f"{release!r} is not supported", f"one of {', '.join(RELEASES)}")
     expect("arch", arch in ARCHITECTURES, f"{arch!r} is not supported", f"one of {', '.join(ARCHITECTURES)}")
-    url = urlsplit(mirror)
-    expect(
-        "mirror",
-        not mirror or (url.scheme in {"http", "https", "file", "copy"} and not re.search(r"[\s'\"\[\]]", mirror)),
-        f"{mirror!r} is not a mirror's URL",
-        "http://, https://, file:// or copy://",
-    )
-    expect(
-        "mirror",
-        "@" not in url.netloc,
-        "this URL carries a user name or a password, and the image would keep it",
-        "put the password into apt's auth.conf of the mirror's proxy, not into an image",
-    )
+    if re.search(r"//[^/]*@", mirror):  # which is not shown, then
+        expect(
+            "mirror",
+            False,
+            "this URL carries a user name or a password, and the image would keep it",
+            "put a proxy without a password in front of it",
+        )
+    else:
+        expect(
+            "mirror",
+            not mirror or bool(_MIRROR.fullmatch(mirror)),
+            f"{mirror!r} is not a mirror's URL",
+            "http://, https://, file:// or copy://",
+        )
     expect(
         "version",
         not version or bool(re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z.+~_-]{0,63}", version)),
@@ -54,12 +58,12 @@ def check(values: Mapping[str, object]) -> list[Problem]:
     for package in extra if isinstance(extra, list) else []:
         expect(
             "extra_packages",
-            bool(re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", str(package))),
+            bool(PACKAGE.fullmatch(str(package))),
             f"{package!r} is not a package name (Debian policy 5.6.1)",
             "letters a-z, digits and +-.",
         )
     for name, (lowest, highest) in _RANGES.items():
         number = values[name]
-        right = isinstance(number, int | float) and number == int(number) and lowest <= number <= highest
+        right = isinstance(number, int | float) and lowest <= number <= highest and number == int(number)
         expect(name, right, f"{number!r} is out of range", f"a whole number from {lowest} to {highest}")
     return problems

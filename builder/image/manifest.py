@@ -82,6 +82,8 @@ def read(path: Path) -> dict[str, Any] | None:
     """A manifest that `compose` made, or None where there is none that can be read."""
     try:
         data = json.loads(path.read_text())
-    except (OSError, ValueError):
+        told = (data["inputs"]["key"], data["inputs"]["mirror_state"], data["ova"]["sha256"])
+        whole = data["format"] == FORMAT and all(isinstance(text, str) for text in told)
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return data if isinstance(data, dict) and data.get("format") == FORMAT else None
+    return data if whole else None

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from builder.errors import InputError, Problem
 
 RELEASES = {"trixie": 13, "bookworm": 12}
 ARCHITECTURES = ("amd64",)
@@ -72,9 +75,30 @@ class BakePlan:
         return Path(self.work, f"{stage}.json")
 
 
+PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")  # Debian policy 5.6.1
+
+
+def read_text(path: Path) -> str:
+    """A text file of the template; raises InputError where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise InputError(f"{path}: {reason}", hint="a template folder needs this file") from None
+
+
 def read_packages(path: Path) -> list[str]:
-    """The package names of a packages.list, in its order: one a line, `#` starts a comment."""
-    lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
+    """The package names of a packages.list, in its order: one a line, `#` starts a comment.
+
+    Raises InputError where the file cannot be read, with every line that is not a package's name.
+    """
+    lines = [line.partition("#")[0].strip() for line in read_text(path).splitlines()]
+    if problems := [
+        Problem(f"{path}:{number}", f"{line!r} is not a package name", "one name a line, # starts a comment")
+        for number, line in enumerate(lines, 1)
+        if line and not PACKAGE.fullmatch(line)
+    ]:
+        raise InputError(f"{path}: this list cannot be used", problems)
     return [line for line in lines if line]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,21 +16,27 @@ from builder.errors import (
     CommandError,
     HapxError,
     InputError,
+    MissingError,
     NoSpaceError,
     UnreachableError,
     UntrustedError,
 )
-from builder.image import namespace, rootcache
+from builder.image import namespace, rootcache, workplace
 from builder.image.plan import BakePlan
 
+MMDEBSTRAP_GRACE = 60.0  # it deletes what it made
 BOOTSTRAP_TIMEOUT = 3600.0  # a slow mirror, a slow disk
 SCRIPT_TIMEOUT = 1800.0
+NAMESPACE_GRACE = 1.0
 DATA = "/run/hapx"  # where a script finds packages.list and files/ inside the root
 NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded")
+NO_NAMESPACE = re.compile(r"^(unshare|newuidmap|newgidmap): ")
+NAMESPACE_HINT = (
+    "hapx-build doctor tells what is missing; in a container: root needs CAP_SYS_ADMIN, others user namespaces"
+)
 
 # What mmdebstrap's apt says, and what that means for a person. The first that matches is told.
 _REASONS: tuple[tuple[re.Pattern[str], type[HapxError], str, str], ...] = (
-    (NO_SPACE, NoSpaceError, "no space left on the disk", "free some space, or set TMPDIR and XDG_CACHE_HOME"),
     (
         re.compile(r"Unable to locate package|has no installation candidate"),
         InputError,
@@ -38,11 +46,17 @@ _REASONS: tuple[tuple[re.Pattern[str], type[HapxError], str, str], ...] = (
     (
         re.compile(
             r"NO_PUBKEY|is not signed|BADSIG|EXPKEYSIG|[Bb]ad signature|signatures? (couldn't be verified|were invalid)"
-            r"|Missing key|Clearsigned file isn't valid|Malformed message"
+            r"|Missing key|Clearsigned file isn't valid|Malformed message|signature verification failed"
         ),
         UntrustedError,
         "the index is not signed by a key that Debian's keyring knows",
         "use another mirror (--var mirror=URL); for a new release, update debian-archive-keyring",
+    ),
+    (
+        re.compile(r"Release file for .* is (expired|not valid yet)"),
+        UntrustedError,
+        "the index is out of date, or this machine's clock is wrong",
+        "see what `date` says; a mirror that is not kept up to date is no use (--var mirror=URL)",
     ),
     (
         re.compile(r"Hash Sum mismatch|File has unexpected size"),
@@ -82,7 +96,7 @@ def mmdebstrap_argv(plan: BakePlan, *, tar: Path, apt: Path, uid: int | None = N
         '--aptopt=Acquire::Languages "none"',
         '--aptopt=Acquire::Retries "2"',
         '--aptopt=Acquire::http::Timeout "30"',
-        f"--customize-hook=copy-out /etc/apt/sources.list /var/lib/apt/lists {apt}",
+        f"--customize-hook=copy-out /etc/apt/sources.list /var/lib/apt/lists {shlex.quote(str(apt))}",
         "--verbose",
         plan.release,
         str(tar),
@@ -97,19 +111,25 @@ def bootstrap(
 
     `on_progress(done, total)` counts package operations; `on_line` gets mmdebstrap's output. Raises UnreachableError,
     UntrustedError, NoSpaceError, InputError (a package that nobody has) or CommandError; the cache is then as before.
+    The caller holds the lock of the cache's entry.
     """
     entry = plan.root_cache
     entry.parent.mkdir(parents=True, exist_ok=True)
+    rootcache.sweep(entry)
     making = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
     apt = making / "apt"
     apt.mkdir()
     lines: list[str] = []
     total = done = 0
+    full: NoSpaceError | None = None
 
     def watch(line: str) -> None:
-        nonlocal total, done
+        nonlocal total, done, full
         lines.append(line)
         on_line(line)
+        if full is None and NO_SPACE.search(line):
+            # Before mmdebstrap cleans up, as it is still to be seen which disk it was.
+            full = workplace.full({"TMPDIR": Path(plan.work), "XDG_CACHE_HOME": making}, doing="mmdebstrap")
         if match := re.search(r"(\d+) newly installed", line):
             total += 2 * int(match.group(1))
         elif line.startswith(("Unpacking ", "Setting up ")):
@@ -122,10 +142,12 @@ def bootstrap(
         environment["SOURCE_DATE_EPOCH"] = str(plan.epoch)
     try:
         argv = mmdebstrap_argv(plan, tar=rootcache.tar(making), apt=apt)
-        result = command.run(argv, env=environment, on_line=watch, timeout=BOOTSTRAP_TIMEOUT, grace=60)
+        result = command.run(
+            command.tied(argv), env=environment, on_line=watch, timeout=BOOTSTRAP_TIMEOUT, grace=MMDEBSTRAP_GRACE
+        )
         return rootcache.store(making, entry, seconds=round(result.seconds, 1))
     except CommandError as error:
-        raise explain(error, lines, plan) from None
+        raise full or explain(error, lines, plan) from None
     finally:
         shutil.rmtree(making, ignore_errors=True)
 
@@ -147,7 +169,12 @@ def unpack(plan: BakePlan) -> None:
     excluded = [f"--exclude=./{folder}/*" for folder in ("dev", "proc", "sys", "run", "tmp")]
     argv = ["tar", "--extract", "--numeric-owner", "--preserve-permissions", "--xattrs", "--xattrs-include=*"]
     argv += [*excluded, "--directory", str(plan.root), "--file", str(rootcache.tar(plan.root_cache))]
-    run_there(namespace.unshare_argv(argv), doing="unpacking the root file system")
+    try:
+        run_there(namespace.unshare_argv(argv), plan, doing="unpacking the root file system")
+    except CommandError as error:
+        rootcache.drop(plan.root_cache)
+        error.hint = "what was in the cache is damaged, and removed now: run this again, it will be made anew"
+        raise
 
 
 def provision(plan: BakePlan, script: Path, *, env: Mapping[str, str], on_line: Callable[[str], None]) -> None:
@@ -158,33 +185,37 @@ def provision(plan: BakePlan, script: Path, *, env: Mapping[str, str], on_line: 
     template = Path(plan.template).resolve()
     inside = f"{DATA}/{script.resolve().relative_to(template)}"
     argv = namespace.enter_argv(plan.root, ["/bin/sh", inside], binds={template: DATA}, env={**env, "HAPX_DATA": DATA})
-    run_there(argv, doing=script.name, on_line=on_line)
+    run_there(argv, plan, doing=script.name, on_line=on_line)
 
 
-def remove(work: Path) -> None:
-    """Delete a bake's work folder, whoever owns what is in it; quiet where it is gone already."""
-    shutil.rmtree(work, ignore_errors=True)
-    if work.exists():
-        # Files of the image's accounts belong to our subordinate ids: only our namespace's root may delete them.
-        command.run(namespace.unshare_argv(["rm", "-rf", "--", work]), check=False)
+def run_there(
+    argv: Sequence[str], plan: BakePlan, *, doing: str, on_line: Callable[[str], None] | None = None
+) -> list[str]:
+    """Run a program in a namespace (`builder.image.namespace`), its output to `on_line`; returns the lines.
 
-
-def run_there(argv: Sequence[str], *, doing: str, on_line: Callable[[str], None] | None = None) -> list[str]:
-    """Run a program of the bake, its output to `on_line`; returns the lines. Raises NoSpaceError or CommandError."""
+    Raises NoSpaceError, MissingError where this machine allows no namespaces, or CommandError.
+    """
     lines: list[str] = []
+    full: NoSpaceError | None = None
 
     def watch(line: str) -> None:
+        nonlocal full
         lines.append(line)
         if on_line is not None:
             on_line(line)
+        if full is None and NO_SPACE.search(line):
+            full = workplace.full({"TMPDIR": Path(plan.work)}, doing=doing)
 
     try:
-        command.run(argv, on_line=watch, timeout=SCRIPT_TIMEOUT)
+        # What ends with its namespace needs no time to say good-bye: its files go with the work folder.
+        command.run(
+            command.tied(argv, number=signal.SIGKILL), on_line=watch, timeout=SCRIPT_TIMEOUT, grace=NAMESPACE_GRACE
+        )
     except CommandError as error:
-        if any(NO_SPACE.search(line) for line in lines):
-            raise NoSpaceError(
-                f"{doing}: no space left on the disk", hint="free some space, or set TMPDIR to a larger disk"
-            ) from None
+        if full is not None:
+            raise full from None
+        if refused := [line for line in lines if NO_NAMESPACE.match(line)]:
+            raise MissingError(f"{doing}: {refused[0]}", hint=NAMESPACE_HINT) from None
         raise CommandError(
             f"{doing}: exit code {error.returncode}", returncode=error.returncode, details=lines[-15:]
         ) from None

@@ -16,14 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from builder.errors import ExitCode, HapxError, UsageError
+from builder import interrupts
+from builder.errors import ExitCode, HapxError, NoSpaceError, UsageError, of_os_error
 from builder.image import disk as disks
-from builder.image import rootcache, rootfs
+from builder.image import rootcache, rootfs, workplace
 from builder.image.plan import RELEASES, BakePlan
 from builder.progress import Reporter
 
 MARKER = "@hapx "
 PLAN_VARIABLE = "HAPX_PLAN"
+WAITING = "another bake is at work on the same root file system: waiting for it"
 
 
 @dataclass
@@ -48,14 +50,23 @@ def log(line: str) -> None:
 
 def root(plan: BakePlan, reporter: Reporter) -> None:
     """The root file system: from the cache where it is still what it would be, from mmdebstrap where not; unpacked."""
-    state = rootcache.load(plan.root_cache)
-    if state is None or plan.refresh_root:
-        with reporter.stage("bootstrap", title=f"Debian {plan.release}, {len(plan.packages)} packages and theirs"):
-            state = rootfs.bootstrap(plan, on_progress=reporter.advance, on_line=log)
-    else:
-        reporter.note("root file system: from the cache, nothing in it changed")
-    with reporter.stage("unpack", title="Unpack the root file system"):
-        rootfs.unpack(plan)
+
+    def waiting() -> None:
+        reporter.note(WAITING)
+
+    entry = plan.root_cache
+    before = rootcache.load(entry)
+    with rootcache.locked(entry, waiting=waiting):
+        state = rootcache.load(entry)
+        # Another bake may have made it while this one waited.
+        if state is None or (plan.refresh_root and state == before):
+            with reporter.stage("bootstrap", title=f"Debian {plan.release}, {len(plan.packages)} packages and theirs"):
+                state = rootfs.bootstrap(plan, on_progress=reporter.advance, on_line=log)
+        else:
+            reporter.note("root file system: from the cache, nothing in it changed")
+            rootcache.used(entry)
+        with reporter.stage("unpack", title="Unpack the root file system"):
+            rootfs.unpack(plan)
     epoch = plan.epoch if plan.epoch is not None else state.date
     plan.facts("root").write_text(json.dumps({"mirror_state": state.mirror_state, "epoch": epoch}) + "\n")
 
@@ -106,22 +117,40 @@ def package(plan: BakePlan, reporter: Reporter) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run one stage; returns its exit code. An error goes to the bake as an event, whole."""
-    reporter = StageReporter()
-    stages: dict[str, Callable[[BakePlan, Reporter], None]] = {"root": root, "disk": disk, "package": package}
+    interrupts.unwind()
+    os.umask(0o022)  # what is made in the image is for everybody to read, whatever the baker's own files are
     try:
         plan = BakePlan.read(Path(os.environ[PLAN_VARIABLE]))
-        match list(arguments):
-            case ["provision", script]:
-                provision(plan, reporter, Path(script))
-            case [name] if name in stages:
-                stages[name](plan, reporter)
-            case _:
-                raise UsageError(f"no such stage: {' '.join(arguments)}")
+        try:
+            _run(plan, list(arguments))
+        except OSError as error:
+            raise _explained(error, plan, arguments[0]) from error
     except HapxError as error:
         facts = {"kind": type(error).__name__, "message": error.message, "hint": error.hint, "details": error.details}
         print(MARKER + json.dumps({"event": "error", **facts}), flush=True)  # noqa: T201 - this is the protocol
         return int(error.exit_code)
     return int(ExitCode.OK)
+
+
+def _run(plan: BakePlan, arguments: list[str]) -> None:
+    reporter = StageReporter()
+    stages: dict[str, Callable[[BakePlan, Reporter], None]] = {"root": root, "disk": disk, "package": package}
+    match arguments:
+        case ["provision", script]:
+            provision(plan, reporter, Path(script))
+        case [name] if name in stages:
+            stages[name](plan, reporter)
+        case _:
+            raise UsageError(f"no such stage: {' '.join(arguments)}")
+
+
+def _explained(error: OSError, plan: BakePlan, stage: str) -> Exception:
+    """The error that a person can act on, or the one that came."""
+    explained = of_os_error(error)
+    if isinstance(explained, NoSpaceError):
+        places = {"TMPDIR": plan.work, "--output": plan.staging, "XDG_CACHE_HOME": plan.cache}
+        return workplace.full({name: Path(place) for name, place in places.items()}, doing=stage)
+    return explained or error
 
 
 def _facts(plan: BakePlan, stage: str) -> dict[str, Any]:

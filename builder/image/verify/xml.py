@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser
 
-from builder.image.verify_checks import Findings
+from builder.image.verify.checks import Findings
 
 if TYPE_CHECKING:
     from pyexpat import XMLParserType

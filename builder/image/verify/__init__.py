@@ -2,7 +2,7 @@
 
 The file is read once, from front to back, as an importer reads it: the members of the archive one after the other,
 their digests and the one of the whole file on the way, grains inflated in threads. Nothing in it can make the reader
-take more than bounded memory, write anything, or fail: what is wrong is a finding. See `verify_checks.CHECKS` for
+take more than bounded memory, write anything, or fail: what is wrong is a finding. See `checks.CHECKS` for
 everything that is looked at.
 """
 
@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.errors import InputError
-from builder.image import verify_manifest, verify_ovf, verify_tar
-from builder.image.verify_checks import CHECKS, Check, Finding, Findings, Severity
-from builder.image.verify_grains import walk
-from builder.image.verify_stream import CHUNK, Stream
-from builder.image.verify_tables import compare as compare_tables
-from builder.image.verify_vmdk import Disk, identify, read_header
+from builder.image.verify import manifest as manifests
+from builder.image.verify import ovf as ovfs
+from builder.image.verify import tar
+from builder.image.verify.checks import CHECKS, Check, Finding, Findings, Severity
+from builder.image.verify.grains import walk
+from builder.image.verify.stream import CHUNK, Stream
+from builder.image.verify.tables import compare as compare_tables
+from builder.image.verify.vmdk import Disk, identify, read_header
 
 __all__ = ["CHECKS", "Check", "Finding", "Member", "Report", "Severity", "verify"]
 
@@ -113,14 +115,14 @@ def verify(path: Path, *, threads: int | None = None, on_progress: Callable[[int
 def _read(stream: Stream, archive: str, pool: ThreadPoolExecutor, threads: int, findings: Findings) -> _Package:
     """One pass over the archive."""
     package = _Package()
-    entry: verify_tar.Entry | None = None
+    entry: tar.Entry | None = None
 
     def close() -> None:
         # The digest of a member is complete when the reader is beyond it, which is when the next one comes.
         if entry is not None:
             package.members.append(Member(entry.name, entry.offset, entry.size, stream.member_digest()))
 
-    for following in verify_tar.entries(stream, archive, findings):
+    for following in tar.entries(stream, archive, findings):
         close()
         entry = following
         stream.begin_member(entry.size)
@@ -138,7 +140,7 @@ def _read(stream: Stream, archive: str, pool: ThreadPoolExecutor, threads: int, 
     return package
 
 
-def _disk(stream: Stream, entry: verify_tar.Entry, pool: ThreadPoolExecutor, threads: int, findings: Findings) -> Disk:
+def _disk(stream: Stream, entry: tar.Entry, pool: ThreadPoolExecutor, threads: int, findings: Findings) -> Disk:
     if kind := identify(stream, entry.size):
         return Disk(kind)
     disk, extent = read_header(stream, entry.size, entry.name, findings)
@@ -156,7 +158,7 @@ def _judge(package: _Package, stream: Stream, archive: str, findings: Findings) 
     if ovf is None:
         findings.add("ovf.absent", archive, "", "no descriptor (.ovf) in the archive", hint="an OVA needs one")
     elif ovf in package.texts:
-        descriptor = verify_ovf.examine(package.texts[ovf], ovf, findings)
+        descriptor = ovfs.examine(package.texts[ovf], ovf, findings)
     files = [file.href for file in descriptor.files] if descriptor is not None else []
     _order(package, findings, archive=archive, ovf=ovf, manifest=manifest, certificate=certificate, files=files)
     if descriptor is not None and ovf is not None:
@@ -173,7 +175,7 @@ def _judge(package: _Package, stream: Stream, archive: str, findings: Findings) 
     elif manifest in package.texts:  # else it is too large, which was said
         _manifest(package, stream, manifest, [ovf, *files] if ovf and descriptor is not None else None, findings)
     if certificate in package.texts:
-        verify_manifest.certificate(package.texts[certificate], certificate, manifest, findings)
+        manifests.certificate(package.texts[certificate], certificate, manifest, findings)
 
 
 def _order(
@@ -213,7 +215,7 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _files(package: _Package, ovf: str, descriptor: verify_ovf.Descriptor, findings: Findings) -> None:
+def _files(package: _Package, ovf: str, descriptor: ovfs.Descriptor, findings: Findings) -> None:
     sizes = {member.name: member.size for member in package.members}
     for file in descriptor.files:
         where = f"line {file.line}"
@@ -224,7 +226,7 @@ def _files(package: _Package, ovf: str, descriptor: verify_ovf.Descriptor, findi
             findings.add("ovf.file-size", ovf, where, said, hint=f'ovf:size="{sizes[file.href]}"')
 
 
-def _disks(package: _Package, ovf: str, descriptor: verify_ovf.Descriptor, findings: Findings) -> None:
+def _disks(package: _Package, ovf: str, descriptor: ovfs.Descriptor, findings: Findings) -> None:
     hrefs = {file.id: file.href for file in descriptor.files}
     for disk in descriptor.disks:
         name = hrefs.get(disk.file, "")
@@ -246,8 +248,8 @@ def _manifest(package: _Package, stream: Stream, manifest: str, required: list[s
         member = members[name]
         return member.sha256 if algorithm == "SHA256" else _digest(stream, member, algorithm)
 
-    lines = verify_manifest.parse(package.texts[manifest], manifest, findings)
-    verify_manifest.compare(
+    lines = manifests.parse(package.texts[manifest], manifest, findings)
+    manifests.compare(
         lines,
         manifest,
         required=None if required is None else [name for name in dict.fromkeys(required) if name in members],

@@ -18,9 +18,9 @@ from typing import NamedTuple, cast
 
 from zlib_ng import zlib_ng
 
-from builder.image.verify_checks import Findings
-from builder.image.verify_stream import Stream
-from builder.image.verify_vmdk import FIELDS, GD_AT_END, REMAKE, SECTOR, TABLE_ENTRIES, Extent, Header
+from builder.image.verify.checks import Findings
+from builder.image.verify.stream import Stream
+from builder.image.verify.vmdk import FIELDS, GD_AT_END, REMAKE, SECTOR, TABLE_ENTRIES, Extent, Header
 
 MARKER = struct.Struct("<QII")
 GRAIN_HEAD = 12  # bytes before the zlib stream

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from xml.etree.ElementTree import Element
 
-from builder.image.verify_xml import OVF, RASD, VSSD, Document, local, number, text
+from builder.image.verify.xml import OVF, RASD, VSSD, Document, local, number, text
 
 CPU, MEMORY, IDE, SCSI, NIC, CD, DVD, DISK, STORAGE = 3, 4, 5, 6, 10, 15, 16, 17, 20
 CONTROLLERS = {

@@ -1,7 +1,7 @@
 """A disk of an OVA: what format it is, and the header and descriptor of a streamOptimized VMDK.
 
 VMware, "Virtual Disk Format 5.0": the header is the structure SparseExtentHeader, little endian, in sector 0; the
-descriptor is text in sectors of its own. The grains that follow are `verify_grains`', the tables `verify_tables`'.
+descriptor is text in sectors of its own. The grains that follow are `grains`', the tables `tables`'.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import re
 import struct
 from dataclasses import dataclass
 
-from builder.image.verify_checks import Findings
-from builder.image.verify_stream import Stream
+from builder.image.verify.checks import Findings
+from builder.image.verify.stream import Stream
 
 SECTOR = 512
 GD_AT_END = 0xFFFFFFFFFFFFFFFF

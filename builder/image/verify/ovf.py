@@ -1,6 +1,6 @@
 """The envelope of a descriptor: References, disks, networks, and that there is one virtual system.
 
-What the virtual system is made of, `verify_hardware` judges. Sources: DSP0243 (OVF 1.1), and what VirtualBox, VMware
+What the virtual system is made of, `hardware` judges. Sources: DSP0243 (OVF 1.1), and what VirtualBox, VMware
 and Proxmox VE are known to refuse.
 """
 
@@ -11,9 +11,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from xml.etree.ElementTree import Element
 
-from builder.image.verify_checks import Findings
-from builder.image.verify_hardware import examine_system
-from builder.image.verify_xml import (
+from builder.image.verify.checks import Findings
+from builder.image.verify.hardware import examine_system
+from builder.image.verify.xml import (
     NEEDED_PREFIXES,
     OVF,
     OVF_URI,

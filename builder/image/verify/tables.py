@@ -12,10 +12,10 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import pairwise
 
-from builder.image.verify_checks import Findings
-from builder.image.verify_grains import Walk
-from builder.image.verify_stream import Stream
-from builder.image.verify_vmdk import FLAG_REDUNDANT, GD_AT_END, REMAKE, SECTOR, TABLE_ENTRIES, Extent
+from builder.image.verify.checks import Findings
+from builder.image.verify.grains import Walk
+from builder.image.verify.stream import Stream
+from builder.image.verify.vmdk import FLAG_REDUNDANT, GD_AT_END, REMAKE, SECTOR, TABLE_ENTRIES, Extent
 
 DIRECTORY_PIECE = 1 << 14  # entries of a directory read at once
 

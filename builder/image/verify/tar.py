@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from builder.image.verify_checks import Findings
-from builder.image.verify_stream import Stream
+from builder.image.verify.checks import Findings
+from builder.image.verify.stream import Stream
 
 BLOCK = 512
 ZEROS = bytes(BLOCK)

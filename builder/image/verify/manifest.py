@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from builder.image.verify_checks import Findings
+from builder.image.verify.checks import Findings
 
 DIGITS = {"SHA1": 40, "SHA256": 64, "SHA512": 128}
 EXACT = re.compile(r"([A-Z0-9]+)\(([^()]+)\)= ([0-9a-f]+)")
