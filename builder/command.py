@@ -74,6 +74,14 @@ def version(program: str | Path, *flags: str, pattern: str = r"(\d+(?:\.\d+)+)")
     return match.group(1) if match else None
 
 
+def tied(argv: Sequence[str], *, number: signal.Signals = signal.SIGTERM) -> list[str]:
+    """The command that runs `argv` and is sent a signal when the process that started it is gone.
+
+    For what works long: a killed process cannot stop what it started (prctl(2), PR_SET_PDEATHSIG; Linux only).
+    """
+    return ["setpriv", "--pdeathsig", number.name.removeprefix("SIG"), "--", *argv]
+
+
 def format_argv(argv: Sequence[str]) -> str:
     """The command as a person would type it into a shell."""
     return shlex.join(argv)

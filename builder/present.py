@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from builder.image.bake import Bake, Outcome
     from builder.image.verify import Report
 
-_CONSOLE = Console(highlight=False, soft_wrap=True)
+_CONSOLE = Console(highlight=False, soft_wrap=True, emoji=False)
 _STYLES = {"ok": "green", "note": "yellow", "warning": "yellow"}
 
 
@@ -44,7 +44,7 @@ def variables(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
 def plan(job: Bake, *, as_json: bool) -> None:
     """What a bake would do, and the Packer command that does it."""
     if as_json:
-        document({"plan": asdict(job.plan), "variables": dict(job.values), "command": job.argv})
+        document({"plan": asdict(job.plan), "variables": job.shown_values, "command": job.argv})
         return
     table = Table(box=None, pad_edge=False, show_header=False)
     rows: dict[str, object] = {
@@ -71,7 +71,8 @@ def outcome(result: Outcome) -> str:
     size = f"{result.size / 1e6:.1f} MB"
     if result.unchanged:
         return f"{result.ova}: nothing changed since it was made ({size}, sha256 {result.sha256})"
-    return f"{result.ova}: {size}, sha256 {result.sha256}"
+    kept = f"; work folder: {result.work}" if result.work is not None else ""
+    return f"{result.ova}: {size}, sha256 {result.sha256}{kept}"
 
 
 def report(result: Report, *, as_json: bool) -> None:

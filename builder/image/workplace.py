@@ -1,0 +1,133 @@
+"""Where a bake works: folders that are gone afterwards, room on their disks, the log that keeps a second bake out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from builder import command, interrupts
+from builder.errors import BusyError, InputError, MissingError, NoSpaceError
+from builder.image import locks, namespace
+
+PREFIX = "hapx-bake-"  # of folders that a later bake may take away once the process in their name is gone
+KEPT_PREFIX = "hapx-kept-"  # of those that somebody asked to keep
+
+
+def temporary_folder() -> Path:
+    """Where work folders are made: $TMPDIR, or /var/tmp. Not /tmp, which is memory on Debian 13: gigabytes are written.
+
+    Raises InputError where TMPDIR is not a folder that can be written to.
+    """
+    folder = Path(os.environ.get("TMPDIR") or "/var/tmp").absolute()  # noqa: S108
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"TMPDIR={folder}: not a folder that can be written to", hint="create it, or unset TMPDIR")
+    return folder
+
+
+def cache_folder() -> Path:
+    """Where root file systems are kept: $XDG_CACHE_HOME/hapx-build, by default ~/.cache/hapx-build."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if base.is_absolute():
+        return base / "hapx-build"
+    try:
+        return Path.home() / ".cache" / "hapx-build"
+    except RuntimeError:
+        raise MissingError("this user has no home folder to keep a cache in", hint="set XDG_CACHE_HOME") from None
+
+
+def new_name(*, kept: bool = False) -> str:
+    """A name for a work folder that nobody else uses."""
+    return f"{KEPT_PREFIX if kept else PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
+
+
+@contextlib.contextmanager
+def folder(path: Path, *, keep: bool = False) -> Iterator[None]:
+    """Make a folder, and take it away again with all that is in it, whoever owns that."""
+    path.mkdir()
+    path.chmod(0o755)  # whatever the umask: accounts of an image go through it
+    try:
+        with locks.held(path):
+            yield
+    finally:
+        if not keep:
+            with interrupts.held():
+                remove(path)
+
+
+def remove(path: Path) -> None:
+    """Delete a folder, whoever owns what is in it; quiet where it is gone already."""
+    shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        # Files of the image's accounts belong to our subordinate ids: only our namespace's root may delete them.
+        command.run(namespace.unshare_argv(["rm", "-rf", "--", path]), check=False)
+
+
+def sweep(parent: Path) -> None:
+    """Remove the work of bakes of ours that were killed: nobody else will."""
+    for left in parent.glob(f"{PREFIX}*"):
+        process = left.name.removeprefix(PREFIX).partition("-")[0]
+        with contextlib.suppress(OSError):  # it is another's, or gone by now
+            if left.stat().st_uid != os.geteuid() or Path("/proc", process).exists():
+                continue
+            # The process may live where its number is not known here: in another container.
+            with locks.held(left, wait=False):
+                remove(left)
+
+
+@contextlib.contextmanager
+def locked(output: Path, log: Path) -> Iterator[TextIO]:
+    """Let one bake at a time make `output`; yields its log, as it is, to be added to.
+
+    The log is the lock: it is beside the output, so that it keeps out whoever bakes into the same folder, whatever
+    their cache; and it stays anyway. Raises BusyError with the process that its first line names.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locks.held(log, wait=False))
+        except BlockingIOError:
+            first = log.read_text(errors="replace").partition("\n")[0]
+            who = f" ({first})" if first.startswith("process ") else ""
+            raise BusyError(
+                f"{output}: another bake is making this file{who}", hint="wait for it, or give another --output"
+            ) from None
+        try:
+            with log.open("a") as file:
+                yield file
+        finally:
+            if log.exists() and log.stat().st_size == 0:
+                log.unlink()
+
+
+def require_space(needs: Sequence[tuple[Path, int]], *, hint: str) -> None:
+    """Raise NoSpaceError where the disks of these folders have less room than is needed there (bytes), all told."""
+    by_disk: dict[int, list[tuple[Path, int]]] = {}
+    for path, size in needs:
+        existing = _existing(path)
+        by_disk.setdefault(existing.stat().st_dev, []).append((existing, size))
+    for wanted in by_disk.values():
+        free = shutil.disk_usage(wanted[0][0]).free
+        needed = sum(size for _, size in wanted)
+        if free < needed:
+            places = ", ".join(dict.fromkeys(str(path) for path, _ in wanted))
+            raise NoSpaceError(f"{places}: {free / 1e9:.1f} GB free, a bake needs {needed / 1e9:.1f} GB", hint=hint)
+
+
+def full(places: Mapping[str, Path], *, doing: str) -> NoSpaceError:
+    """The error for a disk that got full: of `places` (what chooses it, and where it is) that with the least room."""
+    rooms = {name: shutil.disk_usage(_existing(path)) for name, path in places.items()}
+    name = min(rooms, key=lambda name: rooms[name].free)
+    room = f"{rooms[name].free / 1e6:,.0f} of {rooms[name].total / 1e6:,.0f} MB free"
+    return NoSpaceError(
+        f"{doing}: no space left on the disk of {places[name]} ({room})",
+        hint=f"free some space there, or choose another place ({name})",
+    )
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder that is there."""
+    return next(parent for parent in (path, *path.parents) if parent.exists())
