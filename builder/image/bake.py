@@ -176,7 +176,7 @@ def prepare(request: BakeRequest) -> Bake:
     root_key = digest([part.replace(plan.template, "") for part in told], excludes, epoch)
     key = digest(root_key, digest_tree(folder), request.source, {**values, "version": version, **sizes}, code)
     plan = dataclasses.replace(plan, root_key=root_key, key=key)
-    stage = command.format_argv([sys.executable, "-m", "builder.image.stages"])
+    stage = command.format_argv(command.tied([sys.executable, "-m", "builder.image.stages"]))
     internal = {"hapx_stage": stage, "hapx_output": str(Path(plan.staging, output.stem))}
     found = packer.find()
     _require_programs()
