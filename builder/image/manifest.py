@@ -69,7 +69,7 @@ def compose(
             "hapx-build": __version__,
             "packer": packer,
             "mmdebstrap": command.version("mmdebstrap"),
-            "zlib-ng": metadata.version("zlib-ng"),
+            "libdeflate": metadata.version("deflate"),
             "python": platform.python_version(),
         },
         "ova": dict(ova),

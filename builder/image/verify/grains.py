@@ -8,15 +8,14 @@ type, 4 bytes; padding). The last one is the end-of-stream marker: a sector of z
 from __future__ import annotations
 
 import struct
+import zlib
 from array import array
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple, cast
-
-from zlib_ng import zlib_ng
+from typing import NamedTuple
 
 from builder.image.verify.checks import Findings
 from builder.image.verify.stream import Stream
@@ -26,7 +25,6 @@ MARKER = struct.Struct("<QII")
 GRAIN_HEAD = 12  # bytes before the zlib stream
 LARGEST_SECTOR = 0xFFFFFFFF  # what an entry of a grain table can hold
 BATCH = 32  # grains a thread takes at once
-INFLATE_ERROR = cast("type[Exception]", zlib_ng.error)  # its stub says it was an instance
 AGAIN = "copy or download the OVA again"
 
 
@@ -114,10 +112,10 @@ def _inflate(grains: list[_Grain], grain_bytes: int) -> list[_Problem]:
     problems = []
     zeros = bytes(grain_bytes)
     for sector, size, data, lengths in grains:
-        stream = zlib_ng.decompressobj()
+        stream = zlib.decompressobj()
         try:
             plain = stream.decompress(data[GRAIN_HEAD : GRAIN_HEAD + size], grain_bytes + 1)
-        except INFLATE_ERROR as error:
+        except zlib.error as error:
             problems.append(_Problem(sector, "vmdk.inflate", f"does not inflate: {error}"))
             continue
         if len(plain) > grain_bytes:
