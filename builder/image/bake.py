@@ -176,7 +176,7 @@ def prepare(request: BakeRequest) -> Bake:
     root_key = digest([part.replace(plan.template, "") for part in told], excludes, epoch)
     key = digest(root_key, digest_tree(folder), request.source, {**values, "version": version, **sizes}, code)
     plan = dataclasses.replace(plan, root_key=root_key, key=key)
-    stage = command.format_argv(command.tied([sys.executable, "-m", "builder.image.stages"]))
+    stage = command.format_argv([sys.executable, "-m", "builder.image.stages"])
     internal = {"hapx_stage": stage, "hapx_output": str(Path(plan.staging, output.stem))}
     found = packer.find()
     _require_programs()
@@ -231,7 +231,7 @@ def bake(job: Bake, reporter: Reporter) -> Outcome:
         log.truncate(0)
         log.write(f"process {os.getpid()}, hapx-build {__version__}\n")
         log.flush()
-        with workplace.folder(staging), workplace.folder(work, keep=job.keep_work):
+        with workplace.folder(staging), workplace.work_folder(work, keep=job.keep_work):
             outcome = _run(job, reporter, log)
             if not job.keep_work:
                 reporter.begin("clean", title="Remove the work folder")
@@ -286,7 +286,7 @@ def _run(job: Bake, reporter: Reporter, log: TextIO) -> Outcome:
     try:
         result = packer.build(
             job.packer,
-            command.tied(job.argv),
+            job.argv,
             cwd=Path(plan.work),
             env=environment,
             log=log,
@@ -370,7 +370,7 @@ def _root_state(plan: BakePlan, reporter: Reporter) -> tuple[rootcache.RootState
         if kept is None:
             return None, None
         scratch = workplace.temporary_folder() / workplace.new_name()
-        with workplace.folder(scratch):
+        with workplace.work_folder(scratch):
             now = rootcache.mirror_now(plan.root_cache, scratch)
     if now is None:
         reporter.note("the mirror does not answer: going on with the root file system that is in the cache")

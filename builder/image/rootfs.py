@@ -143,7 +143,13 @@ def bootstrap(
     try:
         argv = mmdebstrap_argv(plan, tar=rootcache.tar(making), apt=apt)
         result = command.run(
-            command.tied(argv), env=environment, on_line=watch, timeout=BOOTSTRAP_TIMEOUT, grace=MMDEBSTRAP_GRACE
+            command.tied(argv),
+            env=environment,
+            on_line=watch,
+            timeout=BOOTSTRAP_TIMEOUT,
+            grace=MMDEBSTRAP_GRACE,
+            # It waits for what it started before it looks at a signal: apt and dpkg are told first.
+            first=lambda program: program != "perl",
         )
         return rootcache.store(making, entry, seconds=round(result.seconds, 1))
     except CommandError as error:

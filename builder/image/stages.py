@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -118,9 +120,11 @@ def package(plan: BakePlan, reporter: Reporter) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run one stage; returns its exit code. An error goes to the bake as an event, whole."""
     interrupts.unwind()
+    main_thread = threading.get_ident()
     os.umask(0o022)  # what is made in the image is for everybody to read, whatever the baker's own files are
     try:
         plan = BakePlan.read(Path(os.environ[PLAN_VARIABLE]))
+        workplace.when_abandoned(Path(plan.work), lambda: signal.pthread_kill(main_thread, signal.SIGTERM))
         try:
             _run(plan, list(arguments))
         except OSError as error:

@@ -6,7 +6,8 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -51,12 +52,31 @@ def folder(path: Path, *, keep: bool = False) -> Iterator[None]:
     path.mkdir()
     path.chmod(0o755)  # whatever the umask: accounts of an image go through it
     try:
-        with locks.held(path):
-            yield
+        yield
     finally:
         if not keep:
             with interrupts.held():
                 remove(path)
+
+
+@contextlib.contextmanager
+def work_folder(path: Path, *, keep: bool = False) -> Iterator[None]:
+    """A `folder` whose lock says that this process is alive; see `sweep` and `when_abandoned`."""
+    with folder(path, keep=keep), locks.held(path):
+        yield
+
+
+def when_abandoned(path: Path, end: Callable[[], None]) -> None:
+    """Have `end` called, in a thread of its own, once the process that holds a work folder is gone or let it go.
+
+    A bake that is killed cannot stop what runs below Packer, and Packer does not: a stage has to look for itself.
+    """
+
+    def watch() -> None:
+        with contextlib.suppress(OSError), locks.held(path, shared=True):
+            end()
+
+    threading.Thread(target=watch, daemon=True, name="abandoned").start()
 
 
 def remove(path: Path) -> None:
