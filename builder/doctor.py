@@ -239,7 +239,7 @@ def _namespace_switch() -> str:
     ):
         if _read(f"/proc/sys/{key.replace('.', '/')}").strip() == closed:
             return f"sudo sysctl -w {key}={opened}"
-    return "the package uidmap, and in a container --security-opt seccomp=unconfined; or bake as root"
+    return "a container needs --security-opt seccomp=unconfined, a chroot cannot have any; or bake as root"
 
 
 def _kvm() -> Check:
