@@ -231,7 +231,7 @@ def bake(job: Bake, reporter: Reporter) -> Outcome:
         log.truncate(0)
         log.write(f"process {os.getpid()}, hapx-build {__version__}\n")
         log.flush()
-        with workplace.folder(staging), workplace.work_folder(work, keep=job.keep_work):
+        with workplace.folder(staging), workplace.folder(work, keep=job.keep_work, locked=True):
             outcome = _run(job, reporter, log)
             if not job.keep_work:
                 reporter.begin("clean", title="Remove the work folder")
@@ -370,7 +370,7 @@ def _root_state(plan: BakePlan, reporter: Reporter) -> tuple[rootcache.RootState
         if kept is None:
             return None, None
         scratch = workplace.temporary_folder() / workplace.new_name()
-        with workplace.work_folder(scratch):
+        with workplace.folder(scratch, locked=True):
             now = rootcache.mirror_now(plan.root_cache, scratch)
     if now is None:
         reporter.note("the mirror does not answer: going on with the root file system that is in the cache")

@@ -15,7 +15,7 @@ from builder import command, interrupts
 from builder.errors import BusyError, InputError, MissingError, NoSpaceError
 from builder.image import locks, namespace
 
-PREFIX = "hapx-bake-"  # of folders that a later bake may take away once the process in their name is gone
+PREFIX = "hapx-bake-"  # of folders that a later bake takes away where their process, which holds their lock, is gone
 KEPT_PREFIX = "hapx-kept-"  # of those that somebody asked to keep
 
 
@@ -47,23 +47,27 @@ def new_name(*, kept: bool = False) -> str:
 
 
 @contextlib.contextmanager
-def folder(path: Path, *, keep: bool = False) -> Iterator[None]:
-    """Make a folder, and take it away again with all that is in it, whoever owns that."""
-    path.mkdir()
-    path.chmod(0o755)  # whatever the umask: accounts of an image go through it
-    try:
+def folder(path: Path, *, keep: bool = False, locked: bool = False) -> Iterator[None]:
+    """Make a folder, and take it away again with all that is in it, whoever owns that.
+
+    With `locked` its lock says as long that this process is alive: see `sweep` and `when_abandoned`.
+    """
+    with contextlib.ExitStack() as stack:
+        with interrupts.held():
+            unlocked = path.with_name(f".{path.name}")  # the name by which it may be swept comes with the lock
+            unlocked.mkdir()
+            unlocked.chmod(0o755)  # whatever the umask: accounts of an image go through it
+            if locked:
+                stack.enter_context(locks.held(unlocked))
+            unlocked.rename(path)
+            if not keep:
+                stack.callback(_take_away, path)
         yield
-    finally:
-        if not keep:
-            with interrupts.held():
-                remove(path)
 
 
-@contextlib.contextmanager
-def work_folder(path: Path, *, keep: bool = False) -> Iterator[None]:
-    """A `folder` whose lock says that this process is alive; see `sweep` and `when_abandoned`."""
-    with folder(path, keep=keep), locks.held(path):
-        yield
+def _take_away(path: Path) -> None:
+    with interrupts.held():
+        remove(path)
 
 
 def when_abandoned(path: Path, end: Callable[[], None]) -> None:
@@ -90,13 +94,10 @@ def remove(path: Path) -> None:
 def sweep(parent: Path) -> None:
     """Remove the work of bakes of ours that were killed: nobody else will."""
     for left in parent.glob(f"{PREFIX}*"):
-        process = left.name.removeprefix(PREFIX).partition("-")[0]
-        with contextlib.suppress(OSError):  # it is another's, or gone by now
-            if left.stat().st_uid != os.geteuid() or Path("/proc", process).exists():
-                continue
-            # The process may live where its number is not known here: in another container.
-            with locks.held(left, wait=False):
-                remove(left)
+        with contextlib.suppress(OSError):  # it is locked, or another's, or gone by now
+            if left.stat().st_uid == os.geteuid():
+                with locks.held(left, wait=False):
+                    remove(left)
 
 
 @contextlib.contextmanager
