@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from builder import __version__, interrupts
+from builder import __version__, cli_create, interrupts
 from builder.errors import (
     ExitCode,
     HapxError,
@@ -125,6 +125,9 @@ def doctor(as_json: Json = False) -> None:
     present.checks(checks, as_json=as_json)
     if any(check.failed for check in checks):
         raise typer.Exit(ExitCode.FINDINGS)
+
+
+app.command()(cli_create.create)
 
 
 @contextlib.contextmanager

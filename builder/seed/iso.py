@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import os
 import re
 import sys
 import threading
@@ -21,6 +22,7 @@ from builder.seed import private
 REQUIRED = ("meta-data", "user-data")  # cloud-init, NoCloud: both must be there, user-data may be empty
 LABEL_LENGTH = 16  # what Joliet's volume identifier holds (32 bytes of UCS-2); ECMA-119 would take 32
 NAME_LENGTH = 64  # Joliet's longest name
+YEAR_1980 = 315532800
 YEAR_2156 = 5869584000  # a directory record counts years from 1900 in one byte (ECMA-119, 9.1.5)
 FILE_MODE = 0o100400  # on the mounted CD, only root reads what may be secret
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
@@ -47,6 +49,19 @@ def write(documents: Mapping[str, bytes], target: Path, *, timestamp: int, label
     image = _render(documents, timestamp, label)
     private.replace(target, image)
     return IsoInfo(target, len(image), hashlib.sha256(image).hexdigest())
+
+
+def default_timestamp() -> int:
+    """The date of a CD, in seconds since the epoch: SOURCE_DATE_EPOCH where it is set, else 1980-01-01.
+
+    Never the clock's: a CD is the same on any day. Raises InputError.
+    """
+    text = os.environ.get("SOURCE_DATE_EPOCH")
+    if text is None:
+        return YEAR_1980
+    if not text.isdecimal():
+        raise InputError(f"SOURCE_DATE_EPOCH={text!r}: not a whole number of seconds")
+    return int(text)
 
 
 def _render(documents: Mapping[str, bytes], timestamp: int, label: str) -> bytes:

@@ -8,6 +8,8 @@ import hashlib
 import re
 from collections.abc import Iterator
 
+from builder.seed import encoded
+
 # SHA-256 of the key itself: an authkey's bytes, an SSH public key's blob (RFC 4253, 6.6).
 _PUBLISHED = {
     "ea68d5e7611507d2525451f227d7dd57ce41109596d6c00b2fe2dea537d45974": "the guide's Corosync authkey",
@@ -18,7 +20,7 @@ _PUBLISHED = {
     "dbcd4054f7d7b6e6475c52d02400592009ebed3dc63fc4ec423226f08e12092a": "the guide's SSH key of debian@kube.demo",
     "4fe9bf0e1d758ce6741beeaaf0db05515b20ac29a24b9d7a9bddd02c0172e348": "the guide's SSH key of ubuntu@kube.demo",
 }
-_SSH_KEY = re.compile(rb"\b(?:ssh|ecdsa|sk)-[\w@.-]+[ \t]+([A-Za-z0-9+/]+={0,2})")
+_SSH_KEY = re.compile(r"\b(?:ssh|ecdsa|sk)-[\w@.-]+[ \t]+([A-Za-z0-9+/]+={0,2})", re.ASCII)
 
 
 def name(key: bytes) -> str | None:
@@ -26,14 +28,31 @@ def name(key: bytes) -> str | None:
     return _PUBLISHED.get(hashlib.sha256(key).hexdigest())
 
 
-def names_in(content: bytes) -> Iterator[str]:
-    """The published keys in a file's content: an authkey, or lines of SSH public keys."""
-    if found := name(content):
-        yield found
-    for match in _SSH_KEY.finditer(content):
-        try:
-            blob = base64.b64decode(match[1], validate=True)
-        except binascii.Error:
-            continue
-        if found := name(blob):
-            yield found
+def find(text: str) -> Iterator[tuple[int, str]]:
+    """The published keys in a text, plain or in base64: each with its line, counted from 1."""
+    yield from sorted(set(_find(text)))
+
+
+def _find(text: str) -> Iterator[tuple[int, str]]:
+    for match in _SSH_KEY.finditer(text):
+        if found := name(_decode(match[1])):
+            yield _line(text, match), found
+    for pattern in (encoded.BLOCK, encoded.WORD):
+        for match in pattern.finditer(text):
+            content = encoded.decode(match)
+            if found := name(content):
+                yield _line(text, match), found
+            for inner in _SSH_KEY.finditer(content.decode(errors="replace")):
+                if found := name(_decode(inner[1])):
+                    yield _line(text, match), found
+
+
+def _decode(blob: str) -> bytes:
+    try:
+        return base64.b64decode(blob, validate=True)
+    except binascii.Error:
+        return b""
+
+
+def _line(text: str, match: re.Match[str]) -> int:
+    return text.count("\n", 0, match.start()) + 1

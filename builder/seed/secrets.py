@@ -7,7 +7,6 @@ shows none; a message says where a value stands and what is wrong with it, never
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import json
@@ -25,7 +24,7 @@ from typing import NoReturn
 
 from builder import command
 from builder.errors import InputError, Problem, of_os_error
-from builder.seed import private, published
+from builder.seed import encoded, private, published
 from builder.seed.marked import NotYamlError, compose, entries, is_mapping, is_null, is_scalar
 
 AUTHKEY = "corosync_authkey"
@@ -157,28 +156,20 @@ def mask(text: str, values: Iterable[Secret]) -> str:
     plain = [value.reveal() for value in found]
 
     def unless_holding(match: re.Match[str]) -> str:
-        try:
-            content = base64.b64decode("".join(match[0].split()), validate=True)
-        except binascii.Error:
-            return match[0]
+        content = encoded.decode(match)
         if hidden.search(content.decode(errors="replace")) or any(value in content for value in plain):
             return match[1] + MASK
         return match[0]
 
-    # Whole blocks first: a secret may lie across their lines.
-    for encoded in (_BASE64_LINES, _BASE64_WORD):
-        text = encoded.sub(unless_holding, text)
+    for pattern in (encoded.BLOCK, encoded.WORD):
+        text = pattern.sub(unless_holding, text)
     return hidden.sub(MASK, text)
-
-
-_BASE64_LINES = re.compile(r"(?m)^([ \t]*)[A-Za-z0-9+/]+={0,2}[ \t]*(?:\n[ \t]*[A-Za-z0-9+/]+={0,2}[ \t]*)*$")
-_BASE64_WORD = re.compile(r"()[A-Za-z0-9+/]{16,}={0,2}")
 
 
 def _forms(value: bytes) -> Iterator[str]:
     """Patterns for the ways a value may stand in a document."""
-    encoded = base64.b64encode(value).decode().rstrip("=")
-    yield r"\s*".join(re.escape(letter) for letter in encoded) + "={0,2}"
+    letters = base64.b64encode(value).decode().rstrip("=")
+    yield r"\s*".join(re.escape(letter) for letter in letters) + "={0,2}"
     try:
         text = value.decode()
     except UnicodeDecodeError:
