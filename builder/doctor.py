@@ -180,9 +180,7 @@ def _program_check(finding: Finding, codename: str) -> Check:
     requirement: Requirement = finding.requirement
     good = finding.status is Status.OK
     hint = ""
-    if finding.status is Status.BROKEN:
-        hint = f"install the package {requirement.package}, and take {finding.path} out of PATH if it stays first"
-    elif not good:
+    if not good:
         suite = requirement.suites.get(codename)
         hint = f"install the package {requirement.package}" + (f" of {suite}" if suite else "")
     return Check(

@@ -7,9 +7,12 @@ will not do. `hapx-build doctor` shows the same table.
 
 from __future__ import annotations
 
+import os
 import platform
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -160,6 +163,14 @@ REQUIREMENTS = (
     Requirement("virt-v2v", "virt-v2v", _TEST, "reads back the OVAs we write"),
     Requirement("xorriso", "xorriso", _TEST, "reads back the ISOs we write", version_flags=("-version",)),
     Requirement("isoinfo", "genisoimage", _TEST, "reads back the ISOs we write", version_flags=("-version",)),
+    Requirement("openssl", "openssl", _TEST, "signs what verify has to read", version_flags=("version",)),
+    Requirement(
+        "cracklib-packer",
+        "cracklib-runtime",
+        _TEST,
+        "goes by Packer's name on other systems, and must not pass for it",
+        version_flags=(),
+    ),
     Requirement(
         "systemd-nspawn",
         "systemd-container",
@@ -191,32 +202,46 @@ def older(version: str, minimum: str) -> bool:
 def probe(requirement: Requirement, *, ask: bool = True) -> Finding:
     """Look for one requirement here.
 
-    The program is started, to learn its version, where a minimum is set; with `ask` also where none is. It gets no
-    input and `PROBE_SECONDS`, then it counts as broken.
+    A program is started, to learn its version, where a minimum is set; with `ask` also where none is. It gets an empty
+    folder, no input and `PROBE_SECONDS`, then it counts as broken. Where it will not do, the next of that name on PATH
+    is tried, and what is told is what was wrong with the first.
     """
     if requirement.files:
         path = next((Path(file) for file in requirement.files if Path(file).exists()), None)
         return Finding(requirement, Status.OK if path else Status.MISSING, path)
-    path = command.which(requirement.name)
-    if path is None:
-        return Finding(requirement, Status.MISSING)
-    if not requirement.version_flags or not (ask or requirement.minimum):
-        return Finding(requirement, Status.OK, path)
-    return _ask(requirement, path)
+    first = None
+    for path in _candidates(requirement.name):
+        if not requirement.version_flags or not (ask or requirement.minimum):
+            return Finding(requirement, Status.OK, path)
+        found = _ask(requirement, path)
+        if found.status is Status.OK:
+            return found
+        first = first or found
+    return first or Finding(requirement, Status.MISSING)
+
+
+def _candidates(name: str) -> list[Path]:
+    """Every program of that name, in the order of PATH, in the folders `command.which` looks into."""
+    folders = dict.fromkeys([*os.get_exec_path(), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+    found = (shutil.which(name, path=folder) for folder in folders if Path(folder).is_absolute())
+    return [Path(path) for path in found if path]
 
 
 def _ask(requirement: Requirement, path: Path) -> Finding:
     """Start a program for its version and judge the answer."""
     shown = f"{path} {' '.join(requirement.version_flags)}"
     try:
-        result = command.run(
-            [str(path), *requirement.version_flags],
-            timeout=PROBE_SECONDS,
-            grace=0.2,
-            check=False,
-            # Packer would otherwise ask its maker over the network for a newer version.
-            env={"CHECKPOINT_DISABLE": "1", "LC_ALL": "C.UTF-8"},
-        )
+        # In a folder of its own: cracklib's packer takes an argument for the name of a database to write.
+        with tempfile.TemporaryDirectory(prefix="hapx-") as empty:
+            result = command.run(
+                [str(path), *requirement.version_flags],
+                cwd=Path(empty),
+                timeout=PROBE_SECONDS,
+                grace=0.2,
+                check=False,
+                # Packer would otherwise ask its maker over the network for a newer version.
+                env={"CHECKPOINT_DISABLE": "1", "LC_ALL": "C.UTF-8"},
+            )
     except CommandTimeoutError:
         detail = f"`{shown}` did not end within {PROBE_SECONDS:.0f} seconds"
         return Finding(requirement, Status.BROKEN, path, detail=detail)

@@ -185,13 +185,7 @@ def test_files_of_which_one_is_there(tmp_path: Path) -> None:
     assert requirements.probe(entry) == Finding(entry, Status.MISSING)
 
 
-CRACKLIB = """
-# Like cracklib's: tells how it is used when called without a dictionary, else reads words from its input.
-[ $# -gt 0 ] || { echo "usage: packer dictname" >&2; exit 1; }
-words=0
-while read -r word; do words=$((words + 1)); done
-echo "$words $words"
-"""
+READS_WORDS = "while read -r word; do :; done; echo 0 0"
 
 
 @pytest.mark.parametrize(
@@ -202,24 +196,50 @@ echo "$words $words"
         ("echo Packer v1.5.6", Status.OLD, "1.5.6", "1.6.6 or later is needed: the templates are HCL2"),
         ("echo; echo 1.6.6", Status.BROKEN, "", "says '1.6.6', exit code 0: another program of the same name"),
         ("exit 1", Status.BROKEN, "", "says 'nothing', exit code 1: another program of the same name, or broken"),
-        (CRACKLIB, Status.BROKEN, "", "says '0 0', exit code 0: another program of the same name"),
+        (READS_WORDS, Status.BROKEN, "", "says '0 0', exit code 0: another program of the same name"),
     ],
-    ids=["new", "failing", "old", "nameless", "silent", "cracklib"],
+    ids=["new", "failing", "old", "nameless", "silent", "reads words"],
 )
 def test_packer_is_asked_who_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, status: Status, version: str, detail: str
 ) -> None:
     path = script(tmp_path, "packer", text)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("PATH", str(tmp_path))
     # Asked even by the quick check, because it has a minimum.
     found = requirements.probe(PACKER, ask=False)
     assert (found.status, found.path, found.version) == (status, path, version)
     assert detail in found.detail
 
 
+def test_cracklibs_packer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real one, under the name it has on other systems. It writes a database, and not where we are."""
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    for folder in (here, elsewhere):
+        folder.mkdir()
+    script(elsewhere, "packer", 'exec /usr/sbin/cracklib-packer "$@"')
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("PATH", f"{elsewhere}:/usr/bin")
+    hidden = requirements.probe(PACKER)
+    assert (hidden.status, hidden.path) == (Status.OK, Path("/usr/bin/packer"))
+    monkeypatch.setenv("PATH", str(elsewhere))
+    found = requirements.probe(PACKER)
+    assert (found.status, found.path) == (Status.BROKEN, elsewhere / "packer")
+    assert "another program of the same name" in found.detail
+    assert list(here.iterdir()) == []
+
+
+def test_of_several_that_will_not_do_the_first_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        script(tmp_path / name, "packer", "echo Packer v1.5.6" if name == "first" else "echo me")
+    monkeypatch.setenv("PATH", f"{tmp_path}/first:{tmp_path}/second")
+    found = requirements.probe(PACKER)
+    assert (found.status, found.path) == (Status.OLD, tmp_path / "first/packer")
+
+
 def test_program_that_never_answers_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script(tmp_path, "packer", f"trap '' TERM; echo $$ >{tmp_path}/pid; while :; do sleep 60; done")
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    script(tmp_path, "packer", f"trap '' TERM; echo $$ >{tmp_path}/pid; while :; do /usr/bin/sleep 60; done")
+    monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(requirements, "PROBE_SECONDS", 0.5)
     started = time.monotonic()
     found = requirements.probe(PACKER)
@@ -233,7 +253,7 @@ def test_file_that_is_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path = tmp_path / "packer"
     path.write_bytes(b"\x7fELF\x02\x01\x01")
     path.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("PATH", str(tmp_path))
     found = requirements.probe(PACKER)
     assert found.status is Status.BROKEN
     assert "could not be started" in found.detail
@@ -282,8 +302,9 @@ def test_program_prints_missing_packages_one_a_line(tmp_path: Path) -> None:
 
 def test_program_says_on_standard_error_why_a_program_will_not_do(tmp_path: Path) -> None:
     script(tmp_path, "packer", "echo Packer v1.2.3")
-    result = called("image", path=f"{tmp_path}:/usr/bin")
-    assert result.stdout.splitlines() == list(requirements.package_specs(PACKER, requirements.release_codename()))
+    result = called("image", path=str(tmp_path))
+    packer = requirements.package_specs(PACKER, requirements.release_codename())
+    assert result.stdout.splitlines()[0] == packer[0]
     assert result.stderr.startswith("packer: 1.6.6 or later is needed")
 
 
