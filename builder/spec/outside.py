@@ -1,0 +1,71 @@
+"""What a spec names outside itself, looked up: SSH keys, a configuration of the user's own, the time zone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from builder.spec.files import UnreadableError, located, read_text
+from builder.spec.issues import Issue, KeyPath, nearest, shown
+from builder.spec.keys import KeyProblemError, resolve
+from builder.spec.model import Cluster
+
+MAX_CONFIG_BYTES = 1 << 20
+_ZONES = Path("/usr/share/zoneinfo")
+
+
+def settle(cluster: Cluster, folder: Path) -> tuple[Cluster, list[Issue]]:
+    """The cluster with everything from outside in it, for a spec that lies in `folder`, and what could not be found.
+
+    Every entry of `ssh.keys`, `ssh.trusted_ca` and `users[].keys` is a key then, on one line, no path;
+    `haproxy.config` is an absolute path.
+    """
+    issues: list[Issue] = []
+    ssh = cluster.ssh.model_copy(
+        update={
+            "keys": _keys(cluster.ssh.keys, ("ssh", "keys"), folder, issues),
+            "trusted_ca": _keys(cluster.ssh.trusted_ca, ("ssh", "trusted_ca"), folder, issues),
+        }
+    )
+    users = tuple(
+        user.model_copy(update={"keys": _keys(user.keys, ("users", place, "keys"), folder, issues)})
+        for place, user in enumerate(cluster.users)
+    )
+    haproxy = cluster.haproxy
+    if haproxy.config is not None:
+        try:
+            path = located(haproxy.config, folder)
+            read_text(path, limit=MAX_CONFIG_BYTES)
+            haproxy = haproxy.model_copy(update={"config": str(path)})
+        except UnreadableError as error:
+            hint = "a path relative to the spec"
+            issues.append(Issue(("haproxy", "config"), f"{shown(haproxy.config)}: {error}", hint))
+    issues += _time_zone(cluster.timezone)
+    return cluster.model_copy(update={"ssh": ssh, "users": users, "haproxy": haproxy}), issues
+
+
+def _keys(entries: tuple[str, ...], path: KeyPath, folder: Path, issues: list[Issue]) -> tuple[str, ...]:
+    """The keys that entries stand for, each once."""
+    keys: list[str] = []
+    for place, entry in enumerate(entries):
+        try:
+            keys += resolve(entry, folder)
+        except KeyProblemError as problem:
+            issues.append(Issue((*path, place), problem.message, problem.hint))
+    return tuple(dict.fromkeys(keys))
+
+
+def _time_zone(name: str) -> Iterable[Issue]:
+    """Where this machine has no tz database, the nodes' own has the last word."""
+    if (_ZONES / "Etc/UTC").exists() and not (_ZONES / name).is_file():
+        from zoneinfo import available_timezones
+
+        yield Issue(
+            ("timezone",), f"there is no time zone {name}", nearest(name, _spelled(name, available_timezones()))
+        )
+
+
+def _spelled(name: str, zones: Iterable[str]) -> list[str]:
+    """The zones as names to compare with: as they are where case differs, else all."""
+    same = [zone for zone in zones if zone.lower() == name.lower()]
+    return same or list(zones)
