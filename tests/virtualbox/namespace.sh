@@ -41,4 +41,5 @@ done
 
 # Said from inside: before chroot, whoever enters by the process id would still see the outer root.
 # bash reaps what VirtualBox's daemons leave behind while it waits in `read`.
+# shellcheck disable=SC2016 # expanded inside
 exec chroot "$new" /bin/bash -c 'echo "$0"; read -r _ || exit 0' "$pid"
