@@ -250,8 +250,7 @@ def _require_programs() -> None:
     found = [requirements.probe(requirement, ask=False) for requirement in wanted]
     if missing := [finding.requirement for finding in found if finding.status is not requirements.Status.OK]:
         names = ", ".join(f"{requirement.name} ({requirement.use})" for requirement in missing)
-        packages = requirements.missing_packages(found, requirements.release_codename())
-        raise MissingError(f"not installed here: {names}", hint=f"sudo apt-get install {' '.join(packages)}")
+        raise MissingError(f"not installed here: {names}", hint="hapx-build doctor says what installs it")
 
 
 def _run(job: Bake, reporter: Reporter, log: TextIO) -> Outcome:
@@ -284,7 +283,7 @@ def _run(job: Bake, reporter: Reporter, log: TextIO) -> Outcome:
     environment = {PLAN_VARIABLE: str(plan_file), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     environment["TMPDIR"] = plan.work
     try:
-        result = packer.build(
+        packer.build(
             job.packer,
             job.argv,
             cwd=Path(plan.work),
@@ -301,10 +300,10 @@ def _run(job: Bake, reporter: Reporter, log: TextIO) -> Outcome:
             raised.details = (*raised.details, f"work folder, kept: {plan.work}")
         raise raised from None
     with reporter.stage("finish", title="Check and move into place"):
-        return _finish(job, reporter, result)
+        return _finish(job, reporter)
 
 
-def _finish(job: Bake, reporter: Reporter, result: packer.BuildResult) -> Outcome:
+def _finish(job: Bake, reporter: Reporter) -> Outcome:
     """Compare what Packer and we say of the OVA, write the manifest, move all of it into place."""
     plan = job.plan
     facts = json.loads(plan.facts("package").read_text())
