@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -58,6 +59,8 @@ def _written(target: Path, data: bytes) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        # The name beside it says nothing to anybody, and write(2) gives none.
-        named = OSError(error.errno, error.strerror, str(target))
+        # The name beside it says nothing to anybody, and write(2) gives none. What exists already can only be a file
+        # where a folder should be.
+        number = errno.ENOTDIR if isinstance(error, FileExistsError) else error.errno
+        named = OSError(number, os.strerror(number or 0), str(target))
         raise of_os_error(named) or named from None

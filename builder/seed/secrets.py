@@ -23,7 +23,7 @@ from types import MappingProxyType
 from typing import NoReturn
 
 from builder import command
-from builder.errors import InputError, Problem, of_os_error
+from builder.errors import InputError, Problem
 from builder.seed import encoded, private, published
 from builder.seed.marked import NotYamlError, compose, entries, is_mapping, is_null, is_scalar
 
@@ -37,6 +37,7 @@ AUTHKEY_SUBSTANCE = 64  # bytes that zlib must need for it: 128 random ones take
 PASSWORD_LENGTHS = range(12, 128 + 1)
 LARGEST_FILE = 1 << 20
 MASK = "***"
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _UNUSABLE = "the cluster's secrets cannot be used"
 
 
@@ -215,11 +216,15 @@ def _from_file(path: Path) -> tuple[dict[str, Secret], list[Problem]]:
     if root is not None and not is_mapping(root):
         return {}, [Problem(f"{path}:1", "not a list of names and values", "one 'name: \"value\"' a line")]
     known_ones = {known.name: known for known in _KNOWN}
+    ours = {*known_ones, STATS_HASH}
     values: dict[str, Secret] = {}
     problems = []
     for name, node, line in entries(root) if root is not None else ():
-        where = f"{path}:{line}: {name}"
-        if name in values:
+        # Only a name of ours is sure to be no value in the wrong place.
+        where = f"{path}:{line}: {name}" if name in ours else f"{path}:{line}"
+        if not _NAME.fullmatch(name):
+            problems.append(Problem(where, "does not begin with a name", "lower-case letters, digits and '_'"))
+        elif name in values:
             problems.append(Problem(where, "stands here twice"))
         elif not is_scalar(node) or is_null(node):
             problems.append(Problem(where, "has no value", "put it in quotes"))
@@ -282,7 +287,7 @@ def _read_private(path: Path) -> bytes:
                 raise InputError(f"{path}: {status.st_size} bytes are no list of secrets")
             return file.read()
     except OSError as error:
-        raise of_os_error(error) or InputError(f"{path}: {error.strerror}") from None
+        raise InputError(f"{path}: {error.strerror}") from None
 
 
 def _read_given(path: Path) -> bytes:
