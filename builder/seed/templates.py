@@ -57,7 +57,7 @@ class Templates:
         # What all nodes share is most of a document, and writing YAML is most of the work.
         held = self._dumped.get(id(value))
         if held is None or held[0] is not value:
-            held = self._dumped[id(value)] = (value, yamltext.dump(value))
+            held = self._dumped[id(value)] = (value, yamltext.dump(value).removesuffix("\n"))
         return held[1]
 
 
@@ -101,7 +101,7 @@ def _message(error: TemplateError, name: str) -> str:
     from jinja2.exceptions import TemplateNotFound
 
     if isinstance(error, TemplateNotFound):
-        missing = ", ".join(error.templates)
+        missing = ", ".join(str(each) for each in error.templates)
         return "no such template" if missing == name else f"includes {missing}, which is not there"
     return error.message or type(error).__name__
 

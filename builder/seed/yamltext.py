@@ -17,13 +17,13 @@ _VERSION = (1, 1)
 _HEADER = "%YAML 1.1\n---\n"
 _PRINTABLE = "\t\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff"
 _LINE = re.compile(f"[{_PRINTABLE}]*")
-_LINES = re.compile(f"(?=\\S)[{_PRINTABLE}][{_PRINTABLE}\n]*\n[{_PRINTABLE}\n]*")
+_LINES = re.compile(f"(?=\\S)[{_PRINTABLE}\n]*(?<=\\S)\n?")
 
 
 def dump(data: Any) -> str:
     """Dicts, lists, strings, numbers, booleans and None as block style YAML; texts of several lines as they are.
 
-    Every text comes back with its final newline, or without, as it is in the data.
+    Every text comes back with its final newline, or without, as it is in the data, whatever blank lines follow.
     """
     text = io.StringIO()
     _writer().dump(_styled(data), text)
@@ -43,7 +43,7 @@ def _writer() -> YAML:
 
 
 def _styled(data: Any) -> Any:
-    """The data with a style for each text: lines as a block where a block says exactly them, else the writer's choice."""
+    """The data with a style for each text: a block for lines that a block says exactly, else the writer's choice."""
     from ruamel.yaml.scalarstring import DoubleQuotedScalarString, LiteralScalarString
 
     if isinstance(data, dict):
