@@ -177,7 +177,7 @@ def prepare(request: BakeRequest) -> Bake:
     key = digest(root_key, digest_tree(folder), request.source, {**values, "version": version, **sizes}, code)
     plan = dataclasses.replace(plan, root_key=root_key, key=key)
     stage = command.format_argv([sys.executable, "-m", "builder.image.stages"])
-    internal = {"hapx_stage": stage, "hapx_output": str(Path(plan.staging, output.stem))}
+    internal = {"hapx_stage": stage, "hapx_output": str(plan.packer_output)}
     found = packer.find()
     _require_programs()
     return Bake(plan, known, {**given, **internal}, found, request.force, request.keep_work)
@@ -259,6 +259,7 @@ def _run(job: Bake, reporter: Reporter, log: TextIO) -> Outcome:
     plan_file = Path(plan.work, "plan.json")
     plan.write(plan_file)
     template.write_var_file(job.values, job.var_file)
+    plan.packer_output.parent.symlink_to(plan.staging)
     failure: HapxError | None = None
 
     def watch(event: packer.Event) -> None:
@@ -306,10 +307,16 @@ def _run(job: Bake, reporter: Reporter, log: TextIO) -> Outcome:
 def _finish(job: Bake, reporter: Reporter) -> Outcome:
     """Compare what Packer and we say of the OVA, write the manifest, move all of it into place."""
     plan = job.plan
-    facts = json.loads(plan.facts("package").read_text())
-    root = json.loads(plan.facts("root").read_text())
-    made = Path(plan.staging, job.output.name)
-    said = Path(plan.staging, f"{job.output.stem}.sha256").read_text().split()[0]
+    made, packers = plan.made, plan.made.with_suffix(".sha256")
+    try:
+        facts = json.loads(plan.facts("package").read_text())
+        root = json.loads(plan.facts("root").read_text())
+        (said,) = packers.read_text().split()[:1]
+    except (FileNotFoundError, ValueError) as error:
+        raise HapxError(
+            f"{plan.template}: this template ended well, but left something out: {error}",
+            hint="the template that comes with hapx-build runs the stages root, disk and package, then a checksum",
+        ) from None
     if said != facts["sha256"]:
         raise UntrustedError(
             f"{made.name}: Packer's checksum is {said}, the writer's {facts['sha256']}",

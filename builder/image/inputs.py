@@ -44,9 +44,9 @@ def check(values: Mapping[str, object]) -> list[Problem]:
         )
     expect(
         "version",
-        not version or bool(re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z.+~_-]{0,63}", version)),
-        f"{version!r} cannot be part of a file name",
-        "letters, digits and .+~_-",
+        not version or bool(re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,47}", version)),
+        f"{version!r} cannot be part of the names in an OVA",
+        "up to 48 letters, digits and .+_-, the first a letter or a digit",
     )
     expect(
         "hostname",

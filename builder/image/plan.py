@@ -66,6 +66,16 @@ class BakePlan:
         return Path(self.work, "disk.raw")
 
     @property
+    def made(self) -> Path:
+        """The OVA where it is written: on the output's disk, with a plain name, whatever the output is called."""
+        return Path(self.staging, f"{self.name}.ova")
+
+    @property
+    def packer_output(self) -> Path:
+        """`made` without its extension, as Packer knows it: Packer takes a path for a pattern, so this one is plain."""
+        return Path(self.work, "output", self.name)
+
+    @property
     def root_cache(self) -> Path:
         """Where the root file system is kept for later bakes."""
         return Path(self.cache, "roots", f"{self.release}-{self.arch}-{self.root_key[:16]}")

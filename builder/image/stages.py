@@ -106,10 +106,9 @@ def package(plan: BakePlan, reporter: Reporter) -> None:
         vmw_os_type="debian12_64Guest" if debian == 12 else "other4xLinux64Guest",
     )
     with reporter.stage("package", title="VMDK, OVF, OVA"):
-        target = Path(plan.staging, Path(plan.output).name)
         info = ova.write(
             plan.disk,
-            target,
+            plan.made,
             appliance,
             timestamp=_facts(plan, "root")["epoch"],
             on_progress=lambda done, total: reporter.advance(done, total, unit="B"),

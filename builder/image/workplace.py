@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import threading
@@ -22,9 +23,11 @@ KEPT_PREFIX = "hapx-kept-"  # of those that somebody asked to keep
 def temporary_folder() -> Path:
     """Where work folders are made: $TMPDIR, or /var/tmp. Not /tmp, which is memory on Debian 13: gigabytes are written.
 
-    Raises InputError where TMPDIR is not a folder that can be written to.
+    Raises InputError where TMPDIR is not a folder that can be written to, or Packer could not pass its name to a shell.
     """
     folder = Path(os.environ.get("TMPDIR") or "/var/tmp").absolute()  # noqa: S108
+    if not re.fullmatch(r"[\w/.,:@%+=~-]+", str(folder)):
+        raise InputError(f"TMPDIR={folder}: a shell would not take this name as it is", hint="choose a plainer one")
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"TMPDIR={folder}: not a folder that can be written to", hint="create it, or unset TMPDIR")
     return folder
