@@ -47,12 +47,17 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
+def closest(name: str, names: Iterable[str]) -> str | None:
+    """Of `names` the one that was probably meant by a name that is not among them."""
+    return next(iter(difflib.get_close_matches(name.lower(), sorted(set(names)), n=1, cutoff=0.6)), None)
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """A hint for a name that is not among `names`: the one that was probably meant, or those there are."""
     known = sorted(set(names))
     if not known:
         return "there are none"
-    if close := difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6):
-        return f"did you mean {close[0]}?"
+    if close := closest(name, known):
+        return f"did you mean {close}?"
     more = ", …" if len(known) > _SHOWN_NAMES else ""
     return f"there {'is' if len(known) == 1 else 'are'}: {', '.join(known[:_SHOWN_NAMES])}{more}"

@@ -12,7 +12,6 @@ from builder.spec.scalars import (
     CLUSTER_NAME,
     DEVICE,
     HOST_URI,
-    LINE,
     STATS_USER,
     TIME_ZONE,
     Address,
@@ -27,6 +26,7 @@ from builder.spec.scalars import (
     Name,
     Port,
     Subnet,
+    Words,
 )
 
 
@@ -155,7 +155,7 @@ class Server(Part):
     """IP address or host name."""
     port: Port
     """TCP port."""
-    options: Annotated[str, Field(pattern=LINE.replace("+$", "*$"), max_length=1000)] = ""
+    options: Words = ""
     """More words for its `server` line ("weight 10", "backup")."""
 
 
@@ -170,7 +170,7 @@ class Backend(Part):
     """HAProxy's balance algorithm."""
     servers: Annotated[tuple[Server, ...], Field(min_length=1)]
     """The servers."""
-    check: Annotated[str, Field(pattern=LINE.replace("+$", "*$"), max_length=1000)] = "inter 2s fall 3 rise 2"
+    check: Words = "inter 2s fall 3 rise 2"
     """Words after `check` for every server; empty: no health checks."""
     options: tuple[Line, ...] = ()
     """More lines for the backend, as HAProxy has them ("option httpchk GET /healthz")."""

@@ -25,7 +25,7 @@ NAME = "^[a-z][a-z0-9_-]{0,62}$"
 CLUSTER_NAME = "^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$"
 MAC = "^([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}$"
 LINE = "^[^\\x00-\\x1f\\x7f]+$"
-WORD = "^[^\\s\\x00-\\x1f\\x7f]+$"
+WORDS = "^[^\\x00-\\x1f\\x7f]*$"
 # Arguments of VBoxManage and virsh: what begins with a hyphen would be an option there.
 DEVICE = "^[^\\x00-\\x1f\\x7f-][^\\x00-\\x1f\\x7f]*$"
 DURATION = "^[1-9][0-9]{0,6}(ms|s|m|h)$"
@@ -41,7 +41,7 @@ TEXTS = {
     CLUSTER_NAME: "lower-case letters, digits and hyphens, at most 32, no hyphen at either end",
     MAC: "a MAC address: six pairs of hexadecimal digits with colons, 02:00:5e:10:00:01",
     LINE: "one line of text",
-    WORD: "one word",
+    WORDS: "words on one line",
     DEVICE: "the name of a network or an interface on the host, not beginning with a hyphen",
     DURATION: "a number with its unit: ms, s, m or h, as in 30s or 1h",
     ACCOUNT: "a user name: lower-case letters, digits, '-' and '_', at most 31, a letter first",
@@ -124,20 +124,21 @@ def _one_or_more(value: Any) -> Any:
 _ADDRESS6_SCHEMA = {"type": "string", "format": "ipv6"}
 _ADDRESS_SCHEMA = {"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}
 _ADDRESSES_SCHEMA = {"anyOf": [_ADDRESS_SCHEMA, {"type": "array", "items": _ADDRESS_SCHEMA, "minItems": 1}]}
-_SUBNET_SCHEMA = {"type": "string", "pattern": "^[0-9A-Fa-f:.]+/[0-9]{1,3}$"}
-_HOST_SCHEMA = {"type": "string", "pattern": "^[0-9A-Fa-f:.]+$|" + DOMAIN_NAME, "maxLength": 253}
+SUBNET_SCHEMA = {"type": "string", "pattern": "^[0-9A-Fa-f:.]+/[0-9]{1,3}$"}
+HOST_SCHEMA = {"type": "string", "pattern": "^[0-9A-Fa-f:.]+$|" + DOMAIN_NAME, "maxLength": 253}
 
 Address = Annotated[IPv4Address | IPv6Address, PlainValidator(_address), WithJsonSchema(_ADDRESS_SCHEMA)]
 Address6 = Annotated[IPv6Address, PlainValidator(_address6), WithJsonSchema(_ADDRESS6_SCHEMA)]
 Addresses = Annotated[
     tuple[Address, ...], Field(min_length=1), BeforeValidator(_one_or_more), WithJsonSchema(_ADDRESSES_SCHEMA)
 ]
-Subnet = Annotated[IPv4Network | IPv6Network, PlainValidator(_subnet), WithJsonSchema(_SUBNET_SCHEMA)]
-HostAddress = Annotated[str, PlainValidator(_host), WithJsonSchema(_HOST_SCHEMA)]
+Subnet = Annotated[IPv4Network | IPv6Network, PlainValidator(_subnet), WithJsonSchema(SUBNET_SCHEMA)]
+HostAddress = Annotated[str, PlainValidator(_host), WithJsonSchema(HOST_SCHEMA)]
 HostName = Annotated[str, Field(pattern=HOST_NAME)]
 DomainName = Annotated[str, Field(pattern=DOMAIN_NAME, max_length=253)]
 Name = Annotated[str, Field(pattern=NAME)]
 Mac = Annotated[str, StringConstraints(pattern=MAC, to_lower=True)]
 Line = Annotated[str, Field(pattern=LINE, max_length=1000)]
+Words = Annotated[str, Field(pattern=WORDS, max_length=1000)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Duration = Annotated[str, Field(pattern=DURATION)]

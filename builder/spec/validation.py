@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from builder.spec.issues import Issue, KeyPath, nearest, shown
+from builder.spec.issues import Issue, KeyPath, closest, nearest, shown
 from builder.spec.model import Cluster
 from builder.spec.scalars import TEXTS
 
@@ -61,8 +61,10 @@ def _repaired(value: Any, issues: Sequence[Issue]) -> Any:
         if not isinstance(parent, dict) or last not in parent:
             continue
         found = parent.pop(last)
-        if issue.hint.startswith("did you mean "):
-            parent.setdefault(issue.hint.removeprefix("did you mean ").rstrip("?"), found)
+        kind = _class_at(tuple(above))
+        known = kind.model_fields if kind is not None else {}
+        if last not in known and (meant := closest(str(last), known)):
+            parent.setdefault(meant, found)
     return copy
 
 
@@ -149,8 +151,8 @@ def _not_a_bool(detail: ErrorDetails, _path: KeyPath) -> _Said:
 def _not_one_of(detail: ErrorDetails, _path: KeyPath) -> _Said:
     choices = str(detail["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
     value = detail["input"]
-    close = nearest(value, choices) if isinstance(value, str) else ""
-    return f"must be one of {', '.join(choices)}, not {shown(value)}", close if close.startswith("did") else ""
+    close = closest(value, choices) if isinstance(value, str) else None
+    return f"must be one of {', '.join(choices)}, not {shown(value)}", f"did you mean {close}?" if close else ""
 
 
 def _not_a(noun: str, instead: str) -> Callable[[ErrorDetails, KeyPath], _Said]:

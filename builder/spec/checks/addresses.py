@@ -33,7 +33,7 @@ def check(cluster: Cluster) -> Iterator[Issue]:
             yield Issue(
                 path, f"the network {name} has no subnets: which prefix length has {address}?", hint, absence=True
             )
-        elif why := within(address, network.subnets):
+        elif why := within(address, name, network.subnets):
             yield Issue(path, why)
         elif address in routers:
             yield Issue(path, f"{address} is the gateway of {routers[address]}", "another address for the node")
@@ -44,8 +44,9 @@ def check(cluster: Cluster) -> Iterator[Issue]:
 def _node_addresses(cluster: Cluster) -> Iterator[tuple[KeyPath, Address]]:
     for place, node in enumerate(cluster.nodes):
         for name, addresses in node.addresses.items():
+            path: KeyPath = ("nodes", place, "addresses", name)
             for index, address in enumerate(addresses):
-                yield ("nodes", place, "addresses", name, index), address
+                yield path if len(addresses) == 1 else (*path, index), address
 
 
 def _vips(cluster: Cluster, nodes: dict[Address, KeyPath], routers: dict[Address, str]) -> Iterator[Issue]:
@@ -66,7 +67,7 @@ def _vips(cluster: Cluster, nodes: dict[Address, KeyPath], routers: dict[Address
         elif not network.subnets:
             hint = f"add them under networks.{vip.network}.subnets"
             yield Issue(where, f"the network {vip.network} has no subnets", hint, absence=True)
-        elif why := within(vip.address, network.subnets):
+        elif why := within(vip.address, vip.network, network.subnets):
             yield Issue(where, why)
         if vip.address in nodes:
             node = cluster.nodes[int(nodes[vip.address][1])].name

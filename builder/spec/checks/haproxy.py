@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -17,6 +18,9 @@ _SECTIONS = {
     "acme", "backend", "cache", "crt-store", "defaults", "fcgi-app", "frontend", "global", "http-errors", "listen",
     "log-forward", "log-profile", "mailers", "peers", "program", "resolvers", "ring", "traces", "userlist",
 }  # fmt: skip
+_MAX_TIMEOUT = 2**31 - 1  # milliseconds: HAProxy's own maximum
+_MILLISECONDS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
+_WITH_ARGUMENT = {"hash": "src", "url_param": "NAME"}
 _HTTP_BALANCE = ("uri", "url_param", "hdr")
 _BALANCE = (
     "roundrobin", "static-rr", "leastconn", "first", "hash", "source", "random", "rdp-cookie", *_HTTP_BALANCE,
@@ -33,6 +37,7 @@ def check(cluster: Cluster) -> Iterator[Issue]:
     top: KeyPath = ("haproxy",)
     yield from repeated("frontend", (((*top, "frontends", place, "name"), each.name) for place, each in frontends))
     yield from repeated("backend", (((*top, "backends", place, "name"), each.name) for place, each in backends))
+    yield from _timeouts(cluster)
     yield from _ports(cluster)
     yield from _frontends(cluster)
     for place, backend in backends:
@@ -49,6 +54,13 @@ def _own_configuration(cluster: Cluster) -> Iterator[Issue]:
         if key in haproxy.model_fields_set and getattr(haproxy, key):
             message = f"{haproxy.config} is the whole configuration: {key} would not be in it"
             yield Issue(("haproxy", key), message, f"leave out {key}, or config")
+
+
+def _timeouts(cluster: Cluster) -> Iterator[Issue]:
+    for key in ("client_timeout", "server_timeout"):
+        number, unit = re.findall(r"\d+|[a-z]+", getattr(cluster.haproxy, key))
+        if int(number) * _MILLISECONDS[unit] > _MAX_TIMEOUT:
+            yield Issue(("haproxy", key), "is longer than HAProxy can count", f"{_MAX_TIMEOUT // 3_600_000}h at most")
 
 
 def _ports(cluster: Cluster) -> Iterator[Issue]:
@@ -95,6 +107,10 @@ def _backend(cluster: Cluster, path: KeyPath, backend: Backend) -> Iterator[Issu
     algorithm = backend.balance.split()[0].partition("(")[0] if backend.balance.strip() else ""
     if algorithm not in _BALANCE:
         yield Issue((*path, "balance"), f"there is no balance algorithm {algorithm}", nearest(algorithm, _BALANCE))
+    elif algorithm in _WITH_ARGUMENT and len(backend.balance.split()) == 1:
+        yield Issue(
+            (*path, "balance"), f"{algorithm} needs to be told by what", f"{algorithm} {_WITH_ARGUMENT[algorithm]}"
+        )
     elif algorithm in _HTTP_BALANCE and backend.mode is not HaproxyMode.HTTP:
         yield Issue((*path, "balance"), f"{algorithm} balances by a request, so only in http mode", "mode: http")
     yield from _words((*path, "balance"), backend.balance)

@@ -14,8 +14,8 @@ def check(cluster: Cluster) -> Iterator[Issue]:
     """Every issue with Corosync's links and timings."""
     links = cluster.corosync.links
     yield from repeated("link", ((("corosync", "links", place), name) for place, name in enumerate(links)))
-    for place, name in enumerate(links):
-        yield from _link(cluster, ("corosync", "links", place), name)
+    for name in dict.fromkeys(links):
+        yield from _link(cluster, ("corosync", "links", links.index(name)), name)
     if (last := cluster.corosync.port + len(links) - 1) > 65535:
         yield Issue(("corosync", "port"), f"the last of {len(links)} links would have port {last}", "a lower port")
     yield from _consensus(cluster)

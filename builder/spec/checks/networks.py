@@ -61,11 +61,11 @@ def check(cluster: Cluster) -> Iterator[Issue]:
     yield from _default_routes(cluster)
 
 
-def within(address: Address, subnets: tuple[Subnet, ...]) -> str:
-    """Why no machine can have this address in these subnets; empty where it can."""
+def within(address: Address, name: str, subnets: tuple[Subnet, ...]) -> str:
+    """Why no machine can have this address on a network of that name and with these subnets; empty where it can."""
     subnet = next((subnet for subnet in subnets if address in subnet), None)
     if subnet is None:
-        return f"{address} is in no subnet of it: {', '.join(map(str, subnets))}"
+        return f"{address} is in no subnet of {name}: {', '.join(map(str, subnets))}"
     # A /31 or /127 is a link of two addresses, both of them hosts (RFC 3021, RFC 6164); a /32 or /128 is one.
     if subnet.max_prefixlen - subnet.prefixlen <= 1:
         return ""
@@ -176,7 +176,7 @@ def _gateways(path: KeyPath, network: Network) -> Iterator[Issue]:
             continue  # what routers are called in IPv6, and in no subnet
         elif not any(subnet.version == gateway.version for subnet in network.subnets):
             yield Issue(where, f"the network has no IPv{gateway.version} subnet", "add it to subnets", absence=True)
-        elif why := within(gateway, network.subnets):
+        elif why := within(gateway, str(path[-1]), network.subnets):
             yield Issue(where, why)
 
 

@@ -37,8 +37,10 @@ def _id(node: Node, place: int) -> int:
 
 
 def _macs(cluster: Cluster, place: int, node: Node) -> Iterator[tuple[KeyPath, str]]:
+    namesake = any(node.name == other.name for other in cluster.nodes[:place])  # then what is derived is the same too
     for card in derived.cards(cluster):
-        yield ("nodes", place, "macs", card), derived.mac(cluster, node, card)
+        if card in node.macs or not namesake:
+            yield ("nodes", place, "macs", card), derived.mac(cluster, node, card)
 
 
 def _own_macs(cluster: Cluster, path: KeyPath, node: Node) -> Iterator[Issue]:
