@@ -11,7 +11,7 @@ import binascii
 import hashlib
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -97,9 +97,7 @@ def plan(request: CreateRequest, *, data: Path) -> CreatePlan:
     warnings = []
     for name, source in sources.items():
         documents[name] = placeholders.replace(source.content, values)
-        if not nocloud.is_compressed(source.content):
-            problems += placeholders.leftovers(source.content, source.file, values)
-        problems += nocloud.check(name, documents[name], source.file)
+        problems += _check_document(name, source, values, documents[name])
         problems += _check_key_is_whole(source, values)
         for line, found in published.find(documents[name].decode(errors="replace")):
             warnings.append(f"{source.file}:{line}: this is {found}: everybody has it")
@@ -176,6 +174,17 @@ def _is_blob_of(kind: str, blob: str) -> bool:
     except binascii.Error:
         return False
     return decoded.startswith(len(kind).to_bytes(4) + kind.encode())
+
+
+def _check_document(name: str, source: _Source, known: Mapping[str, bytes], rendered: bytes) -> Iterator[Problem]:
+    left = []
+    if not nocloud.is_compressed(source.content):
+        left = list(placeholders.leftovers(source.content, source.file, known))
+        yield from left
+    for problem in nocloud.check(name, rendered, source.file):
+        # A placeholder that is not replaced leaves a comment, and so no value: that is told already.
+        if not any(problem.where.startswith(f"{each.where}:") for each in left):
+            yield problem
 
 
 def _check_key_is_whole(source: _Source, values: Mapping[str, bytes]) -> list[Problem]:

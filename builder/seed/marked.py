@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
+
+_NO_CHARACTER = re.compile(r"\\U(?!000|0010)[0-9A-Fa-f]{8}")
 
 
 class NotYamlError(Exception):
@@ -36,6 +39,11 @@ def compose(text: str) -> Any:
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         message = f"character U+{error.character:04X} is not allowed"
+    except (OverflowError, ValueError):
+        # ruamel.yaml makes a character of any eight digits.
+        beyond = _NO_CHARACTER.search(text)
+        line = text.count("\n", 0, beyond.start()) + 1 if beyond else 1
+        message = "an escape that stands for no character"
     except RecursionError:
         line, message = 1, "nested too deeply"
     raise NotYamlError(line, message.replace("\x00", "NUL"))
