@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -204,7 +205,8 @@ def bake(job: Bake, reporter: Reporter) -> Outcome:
     BusyError, OutputExistsError, NoSpaceError, and what the stages raise (see `builder.image.rootfs.bootstrap`).
     """
     plan = job.plan
-    job.output.parent.mkdir(parents=True, exist_ok=True)
+    workplace.make(job.output.parent)
+    workplace.make(plan.root_cache.parent)
     with workplace.locked(job.output, job.log) as log:
         kept, mirror_state = _root_state(plan, reporter)
         if not job.force and job.output.exists():
@@ -415,10 +417,15 @@ def _check_output(output: Path) -> None:
 
 
 def _source_date_epoch() -> int | None:
-    """SOURCE_DATE_EPOCH, where set (reproducible-builds.org's specification): seconds, a whole number."""
+    """SOURCE_DATE_EPOCH, where set (reproducible-builds.org's specification): seconds, a whole number.
+
+    At most what 32 bits hold (the year 2106): FAT's dates end a year later.
+    """
     text = os.environ.get("SOURCE_DATE_EPOCH")
     if text is None:
         return None
-    if not text.isdecimal():
-        raise InputError(f"SOURCE_DATE_EPOCH={text!r}: not a whole number of seconds")
+    if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) >= 1 << 32:
+        raise InputError(
+            f"SOURCE_DATE_EPOCH={text!r}: not a date in seconds since 1970", hint="a whole number, or unset it"
+        )
     return int(text)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from builder import command, interrupts
-from builder.errors import BusyError, InputError, MissingError, NoSpaceError
+from builder.errors import BusyError, InputError, MissingError, NoSpaceError, of_os_error
 from builder.image import locks, namespace
 
 PREFIX = "hapx-bake-"  # of folders that a later bake takes away where their process, which holds their lock, is gone
@@ -42,6 +42,15 @@ def cache_folder() -> Path:
         return Path.home() / ".cache" / "hapx-build"
     except RuntimeError:
         raise MissingError("this user has no home folder to keep a cache in", hint="set XDG_CACHE_HOME") from None
+
+
+def make(path: Path) -> None:
+    """Make a folder that stays, and those above it; raises InputError where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"{path}: this folder cannot be made: {error.strerror}"
+        raise of_os_error(error) or InputError(reason, hint="choose another place") from None
 
 
 def new_name(*, kept: bool = False) -> str:
