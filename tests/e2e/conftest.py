@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.image import Disk, FileSystem, extract_disk
+
+TIMES = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +26,17 @@ def disk(baked: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk
 def root(disk: Disk) -> FileSystem:
     """The root file system on that disk."""
     return disk.root
+
+
+@pytest.fixture(scope="session")
+def note_time(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Notes a line on how long something took; all of them are shown when the tests are over."""
+    return pytestconfig.stash.setdefault(TIMES, []).append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Show what was noted."""
+    if lines := config.stash.get(TIMES, []):
+        terminalreporter.section("boot times")
+        for line in lines:
+            terminalreporter.line(line)

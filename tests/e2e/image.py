@@ -54,12 +54,10 @@ def extract_disk(ova: Path, target: Path) -> None:
     with tarfile.open(ova) as archive:
         (member,) = [member for member in archive if member.name.endswith(".vmdk")]
         # qemu-img reads the VMDK where it lies in the tar, so that it is written only once.
-        inside = {
-            "driver": "vmdk",
-            "file": {"driver": "raw", "offset": member.offset_data, "size": member.size, "file": {"driver": "file"}},
-        }
-    inside["file"]["file"]["filename"] = str(ova)
-    run(["qemu-img", "convert", "-O", "raw", f"json:{json.dumps(inside)}", str(target)], timeout=SECONDS)
+        there = {"driver": "file", "filename": str(ova)}
+        piece = {"driver": "raw", "offset": member.offset_data, "size": member.size, "file": there}
+    source = json.dumps({"driver": "vmdk", "file": piece})
+    run(["qemu-img", "convert", "-O", "raw", f"json:{source}", str(target)], timeout=SECONDS)
 
 
 @dataclass(frozen=True)

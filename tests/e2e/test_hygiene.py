@@ -10,6 +10,7 @@ import struct
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import pytest
 from ruamel.yaml import YAML
@@ -237,12 +238,12 @@ def test_the_kernel_has_a_driver_for(module: str, root: FileSystem) -> None:
 
 
 def test_the_root_grows_at_boot(root: FileSystem) -> None:
-    settings = {}
+    settings: dict[str, object] = {}
     for path in ["/etc/cloud/cloud.cfg", *root.matching("/etc/cloud/cloud.cfg.d/*.cfg")]:
         settings.update(YAML(typ="safe").load(root.text(path)) or {})
     assert settings["growpart"] == {"mode": "auto", "devices": ["/"]}
     assert settings["resize_rootfs"] is True
-    assert {"growpart", "resizefs"} <= set(settings["cloud_init_modules"])
+    assert {"growpart", "resizefs"} <= set(cast("list[str]", settings["cloud_init_modules"]))
     assert {"/usr/bin/growpart", "/usr/sbin/resize2fs"} <= root.entries.keys()
 
 

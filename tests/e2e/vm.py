@@ -62,15 +62,16 @@ class Nic(StrEnum):
     VIRTIO = "virtio-net-pci"
 
 
-_SCSI_DISK = "scsi-hd,bus=controller.0,drive=disk,bootindex=0"
+_SCSI_DISK = "scsi-hd,bus=controller.0,drive=disk,bootindex=1"
 _DISKS: Mapping[Controller, tuple[str, ...]] = {
-    Controller.IDE: ("ide-hd,bus=ide.0,drive=disk,bootindex=0",),
-    Controller.SATA: ("ahci,id=controller", "ide-hd,bus=controller.0,drive=disk,bootindex=0"),
-    Controller.NVME: ("nvme,serial=hapx,drive=disk,bootindex=0",),
-    Controller.VIRTIO_BLK: ("virtio-blk-pci,drive=disk,bootindex=0",),
+    Controller.IDE: ("ide-hd,bus=ide.0,drive=disk,bootindex=1",),
+    Controller.SATA: ("ahci,id=controller", "ide-hd,bus=controller.0,drive=disk,bootindex=1"),
+    Controller.NVME: ("nvme,serial=hapx,drive=disk,bootindex=1",),
+    Controller.VIRTIO_BLK: ("virtio-blk-pci,drive=disk,bootindex=1",),
     Controller.VIRTIO_SCSI: ("virtio-scsi-pci,id=controller", _SCSI_DISK),
     Controller.PVSCSI: ("pvscsi,id=controller", _SCSI_DISK),
-    Controller.SAS: ("mptsas1068,id=controller", _SCSI_DISK),
+    # Linux leaves a SAS disk without an address of its own alone.
+    Controller.SAS: ("mptsas1068,id=controller", f"{_SCSI_DISK},wwn=0x5000c50000000001"),
 }
 
 
@@ -150,7 +151,8 @@ def start(machine: Machine, work: Path) -> Iterator[Guest]:
     layer = work / "disk.qcow2"
     run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(machine.disk.resolve()), str(layer)])
     run(["qemu-img", "resize", "-q", str(layer), f"+{machine.grown_by_mib}M"])
-    shutil.copyfile(OVMF[1], work / "vars.fd")
+    if machine.firmware is Firmware.UEFI:
+        shutil.copyfile(OVMF[1], work / "vars.fd")
     with contextlib.ExitStack() as stack:
         ours, theirs = zip(*(socket.socketpair() for _ in ("qmp", "agent")), strict=True)
         for end in ours:
@@ -176,7 +178,7 @@ def start(machine: Machine, work: Path) -> Iterator[Guest]:
             process.kill()
             process.wait(KILL_SECONDS)
             layer.unlink()
-            (work / "vars.fd").unlink()
+            (work / "vars.fd").unlink(missing_ok=True)
 
 
 class Guest:
@@ -220,9 +222,9 @@ class Guest:
         """Run a command inside, as root; what it is and where it is found is for the guest's /usr/bin/env to say."""
         self._greet()
         call = {"path": "/usr/bin/env", "arg": list(argv), "capture-output": True}
-        pid = self._ask("guest-exec", call)["pid"]
+        pid = self._agent.ask("guest-exec", call, AGENT_SECONDS)["pid"]
         deadline = time.monotonic() + seconds
-        while not (status := self._ask("guest-exec-status", {"pid": pid}))["exited"]:
+        while not (status := self._agent.ask("guest-exec-status", {"pid": pid}, AGENT_SECONDS))["exited"]:
             if time.monotonic() > deadline:
                 raise self._error(f"{' '.join(argv)}: no end after {seconds:.0f} seconds")
             time.sleep(POLL_SECONDS)
@@ -239,11 +241,22 @@ class Guest:
 
     def press_power_button(self) -> None:
         """The ACPI power button, once."""
-        if not self._qmp.greeted:
-            self._qmp.receive(QMP_SECONDS, lambda message: "QMP" in message)
-            self._qmp.greeted = True
-            self._command("qmp_capabilities")
         self._command("system_powerdown")
+
+    def grow_disk(self, mib: int) -> None:
+        """Make the disk `mib` MiB larger while the machine runs, as a hypervisor's administrator would."""
+        (disk,) = self._command("query-block")
+        size = disk["inserted"]["image"]["virtual-size"] + (mib << 20)
+        self._command("block_resize", {"device": disk["device"], "size": size})
+
+    def restart(self, ready: str, *, seconds: float) -> float:
+        """Restart the system inside and wait for `ready` (see `wait_for`) anew; returns the seconds that took."""
+        said, began = len(self.console), time.monotonic()
+        self._greet()
+        self._agent.send({"execute": "guest-shutdown", "arguments": {"mode": "reboot"}})
+        self._agent.greeted = False  # what answers next is another process
+        self.wait_for(ready, seconds=seconds, after=said)
+        return time.monotonic() - began
 
     def wait_until_off(self, *, seconds: float) -> float:
         """Wait until the machine switched itself off; returns the seconds it took. Raises GuestError."""
@@ -256,11 +269,12 @@ class Guest:
             raise self._error(f"QEMU ended with exit code {code}")
         return time.monotonic() - began
 
-    def _command(self, name: str) -> None:
-        self._qmp.send({"execute": name})
-        answer = self._qmp.receive(QMP_SECONDS, lambda message: "return" in message or "error" in message)
-        if "error" in answer:
-            raise GuestError(f"QMP {name}: {answer['error']}")
+    def _command(self, name: str, values: Mapping[str, object] | None = None) -> Any:
+        if not self._qmp.greeted:
+            self._qmp.receive(QMP_SECONDS, lambda message: "QMP" in message)
+            self._qmp.greeted = True
+            self._command("qmp_capabilities")
+        return self._qmp.ask(name, values or {}, QMP_SECONDS)
 
     def _greet(self) -> None:
         """Come to an understanding with the guest agent: what was left unread is thrown away (`guest-sync`)."""
@@ -270,15 +284,6 @@ class Guest:
         self._agent.send({"execute": "guest-sync", "arguments": {"id": number}})
         self._agent.receive(AGENT_SECONDS, lambda message: message.get("return") == number)
         self._agent.greeted = True
-
-    def _ask(self, name: str, values: Mapping[str, object]) -> dict[str, Any]:
-        self._agent.send({"execute": name, "arguments": values})
-        answer = self._agent.receive(AGENT_SECONDS, lambda message: "return" in message or "error" in message)
-        if "error" in answer:
-            raise GuestError(f"guest agent: {name}: {answer['error']}")
-        value = answer["return"]
-        assert isinstance(value, dict)
-        return value
 
     def _error(self, message: str) -> GuestError:
         lines = self.console.splitlines()[-CONSOLE_LINES:]
@@ -297,6 +302,14 @@ class _Channel:
     def send(self, message: Mapping[str, object]) -> None:
         self._socket.settimeout(QMP_SECONDS)
         self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def ask(self, name: str, values: Mapping[str, object], seconds: float) -> Any:
+        """What a command returns; raises GuestError where it fails."""
+        self.send({"execute": name, "arguments": values})
+        answer = self.receive(seconds, lambda message: "return" in message or "error" in message)
+        if "error" in answer:
+            raise GuestError(f"{name}: {answer['error']}")
+        return answer["return"]
 
     def receive(self, seconds: float, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The next object that is wanted; those before it are thrown away. Raises GuestError."""
