@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from time import gmtime, struct_time
@@ -25,6 +26,7 @@ NAME_LENGTH = 64  # Joliet's longest name
 YEAR_1980 = 315532800
 YEAR_2156 = 5869584000  # a directory record counts years from 1900 in one byte (ECMA-119, 9.1.5)
 FILE_MODE = 0o100400  # on the mounted CD, only root reads what may be secret
+WRITERS = 16  # at a time; more change nothing
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 _LABEL = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
@@ -44,11 +46,21 @@ def write(documents: Mapping[str, bytes], target: Path, *, timestamp: int, label
     The same documents, label and timestamp (seconds since the epoch, for every date in the image) give the same bytes.
     Raises InputError for names or a label that no reader would find, NoSpaceError, OSError.
     """
-    if problems := [*_check_names(documents), *_check_label(label), *_check_timestamp(timestamp)]:
-        raise InputError(f"{target}: no NoCloud medium can be made of this", problems)
+    _check(documents, target, timestamp, label)
     image = _render(documents, timestamp, label)
     private.replace(target, image)
     return IsoInfo(target, len(image), hashlib.sha256(image).hexdigest())
+
+
+def write_all(media: Mapping[Path, Mapping[str, bytes]], *, timestamp: int, label: str = "cidata") -> list[IsoInfo]:
+    """Write several media, documents by target, as `write` does: in their order, none where one cannot be made.
+
+    What takes time is a disk that says each is on it, and it can be asked for many at once.
+    """
+    for target, documents in media.items():
+        _check(documents, target, timestamp, label)
+    with ThreadPoolExecutor(WRITERS) as pool:
+        return list(pool.map(lambda target: write(media[target], target, timestamp=timestamp, label=label), media))
 
 
 def default_timestamp() -> int:
@@ -94,6 +106,11 @@ def _iso_names(documents: Collection[str]) -> dict[str, str]:
         # What is left of two names may be the same; only a number of ours is set off by an underscore.
         names[name] = f"{short}_{index}" if short in names.values() else short
     return names
+
+
+def _check(documents: Mapping[str, bytes], target: Path, timestamp: int, label: str) -> None:
+    if problems := [*_check_names(documents), *_check_label(label), *_check_timestamp(timestamp)]:
+        raise InputError(f"{target}: no NoCloud medium can be made of this", problems)
 
 
 def _check_names(documents: Mapping[str, bytes]) -> Iterator[Problem]:

@@ -45,7 +45,8 @@ def create(target: Path, data: bytes) -> bool:
 @contextlib.contextmanager
 def _written(target: Path, data: bytes) -> Iterator[Path]:
     """A new file beside the target with the data on the disk; gone afterwards where it still has this name."""
-    temporary = target.parent / f".{secrets.token_hex(8)}.part"
+    # The same ending: whatever keeps the target out of git or a backup keeps this out, should it ever stay behind.
+    temporary = target.with_name(f".{secrets.token_hex(8)}{''.join(target.suffixes[-2:])}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -239,6 +239,21 @@ def test_plain_names_are_short_and_all_different(names):
     assert all(0 < len(name) <= 30 and name.replace("_", "A").isalnum() for name in short.values())
 
 
+class TestSeveral:
+    def test_are_what_each_alone_would_be(self, tmp_path):
+        media = {tmp_path / f"{n}.iso": DOCUMENTS | {"meta-data": f"instance-id: {n}\n".encode()} for n in range(40)}
+        written = iso.write_all(media, timestamp=STAMP)
+        assert [each.path for each in written] == list(media)
+        for each in written:
+            assert each.path.read_bytes() == image(media[each.path], tmp_path / "alone")
+
+    def test_none_is_made_where_one_cannot_be(self, tmp_path):
+        media = {tmp_path / "a.iso": DOCUMENTS, tmp_path / "b.iso": {"user-data": b""}}
+        with pytest.raises(InputError, match=r"b\.iso"):
+            iso.write_all(media, timestamp=STAMP)
+        assert not list(tmp_path.iterdir())
+
+
 class TestDefaultTimestamp:
     def test_it_is_not_the_clock(self, monkeypatch):
         monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)

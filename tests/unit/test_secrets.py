@@ -140,6 +140,19 @@ class TestGit:
         )
         assert "secrets.yaml" not in listed.stdout
 
+    def test_not_even_a_killed_run_leaves_anything_to_commit(self, work_tree, monkeypatch):
+        (work_tree / ".gitignore").write_text("*.secrets.yaml\n")
+        there: list[str] = []
+
+        def look(_descriptor: int) -> None:
+            there.extend(path.name for path in work_tree.iterdir() if path.name != ".gitignore")
+
+        monkeypatch.setattr(os, "fsync", look)
+        secrets.load(work_tree / "cluster.secrets.yaml")
+        assert there
+        for name in there:
+            subprocess.run(["git", "-C", work_tree, "check-ignore", "-q", name], check=True)
+
     def test_this_projects_own_folder_ignores_them(self):
         root = Path(__file__).resolve().parents[2]
         if not (root / ".git").exists():
