@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from builder import __version__, cli_create, cli_spec, interrupts
+from builder import __version__, cli_create, cli_seed, cli_spec, interrupts
 from builder.errors import (
     ExitCode,
     HapxError,
@@ -128,6 +128,7 @@ def doctor(as_json: Json = False) -> None:
 
 
 app.command()(cli_create.create)
+app.command()(cli_seed.seed_iso)
 app.add_typer(cli_spec.app)
 
 
