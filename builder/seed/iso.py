@@ -27,7 +27,7 @@ YEAR_1980 = 315532800
 YEAR_2156 = 5869584000  # a directory record counts years from 1900 in one byte (ECMA-119, 9.1.5)
 FILE_MODE = 0o100400  # on the mounted CD, only root reads what may be secret
 WRITERS = 16  # at a time; more change nothing
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?", re.ASCII)  # readers drop a dot at the end
 _LABEL = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
 
@@ -117,7 +117,9 @@ def _check_names(documents: Mapping[str, bytes]) -> Iterator[Problem]:
     seen: dict[str, str] = {}
     for name in documents:
         if not _NAME.fullmatch(name):
-            yield Problem(repr(name), "not a name for a document", "letters, digits, '.', '_' and '-', in the root")
+            yield Problem(
+                repr(name), "not a name for a document", "letters, digits, '_', '-', and '.' within; no folders"
+            )
         elif len(name) > NAME_LENGTH:
             yield Problem(repr(name), f"{len(name)} characters", f"a name has {NAME_LENGTH} at most (Joliet)")
         elif (other := seen.setdefault(name.lower(), name)) != name:

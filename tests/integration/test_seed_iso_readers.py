@@ -120,7 +120,7 @@ def test_with_nothing_in_them(tmp_path, read):
     assert read(written.path, tmp_path / "out") == documents
 
 
-_NAME = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)
+_NAME = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?", fullmatch=True)
 _SECTOR = 2048
 
 

@@ -197,6 +197,7 @@ class TestRefused:
             (BOTH | {"..": b""}, "'..': not a name"),
             (BOTH | {"": b""}, "'': not a name"),
             (BOTH | {".hidden": b""}, "'.hidden': not a name"),
+            (BOTH | {"dot.": b""}, "'dot.': not a name"),
             (BOTH | {"naïve": b""}, "'naïve': not a name"),
             (BOTH | {"new\nline": b""}, r"'new\nline': not a name"),
             (BOTH | {"x" * 65: b""}, "65 characters"),
