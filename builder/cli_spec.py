@@ -39,13 +39,14 @@ def options(context: typer.Context) -> None:
 @app.command()
 def check(spec: Spec = None, as_json: Json = False) -> None:
     """Check a cluster spec: every error at once, with its line; exit 3 when there is any."""
-    from builder import present
     from builder.spec import load
     from builder.spec.loading import spoken
 
     path = spec or default_spec()
     cluster = load(path)
     if as_json:
+        from builder import present
+
         present.document({"spec": str(path), "ok": True, "cluster": cluster.name})
         return
     nodes, vips = len(cluster.nodes), len(cluster.vips)
@@ -55,12 +56,13 @@ def check(spec: Spec = None, as_json: Json = False) -> None:
 @app.command()
 def show(spec: Spec = None, as_json: Json = False) -> None:
     """Print a cluster spec with every default and everything that is derived from it, as YAML."""
-    from builder import present
     from builder.spec import load
     from builder.spec.show import spelled_out, to_yaml
 
     values = spelled_out(load(spec or default_spec()))
     if as_json:
+        from builder import present
+
         present.document(values)
     else:
         typer.echo(to_yaml(values), nl=False)

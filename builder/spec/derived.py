@@ -90,7 +90,8 @@ def cards(cluster: Cluster) -> tuple[str, ...]:
 
 def card(cluster: Cluster, network: str) -> str:
     """The network whose card carries this one: itself, or for a VLAN its parent."""
-    return cluster.networks[network].parent or network
+    found = cluster.networks[network]
+    return network if found.vlan is None or found.parent is None else found.parent
 
 
 def interface(cluster: Cluster, network: str) -> str:

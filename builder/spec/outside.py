@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from builder.spec.files import UnreadableError, located, read_text
-from builder.spec.issues import Issue, KeyPath, nearest, shown
+from builder.spec.issues import Issue, KeyPath, closest, shown
 from builder.spec.keys import KeyProblemError, resolve
 from builder.spec.model import Cluster
 
@@ -60,12 +60,11 @@ def _time_zone(name: str) -> Iterable[Issue]:
     if (_ZONES / "Etc/UTC").exists() and not (_ZONES / name).is_file():
         from zoneinfo import available_timezones
 
-        yield Issue(
-            ("timezone",), f"there is no time zone {name}", nearest(name, _spelled(name, available_timezones()))
-        )
+        yield Issue(("timezone",), f"there is no time zone {name}", _zone_hint(name, available_timezones()))
 
 
-def _spelled(name: str, zones: Iterable[str]) -> list[str]:
-    """The zones as names to compare with: as they are where case differs, else all."""
-    same = [zone for zone in zones if zone.lower() == name.lower()]
-    return same or list(zones)
+def _zone_hint(name: str, zones: Iterable[str]) -> str:
+    """Names of zones have capitals, which `closest` does not expect."""
+    by_lower = {zone.lower(): zone for zone in zones}
+    close = closest(name, by_lower)
+    return f"did you mean {by_lower[close]}?" if close else "as in Europe/Berlin; timedatectl list-timezones"

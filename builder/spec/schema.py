@@ -31,6 +31,8 @@ def json_schema() -> dict[str, Any]:
         for key, part in definition["properties"].items():
             part.pop("title", None)
             part["description"] = description(kind, key)
+            if "patternProperties" in part:  # the names of networks, say: pydantic lets any other name pass here
+                part["additionalProperties"] = False
     del schema["description"]
     return {"$schema": DIALECT, "title": "hapx-build cluster spec", **schema}
 

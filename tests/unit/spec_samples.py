@@ -16,6 +16,7 @@ from builder.errors import InputError
 from builder.spec import Cluster, load
 
 SEEDS = Path(__file__).resolve().parents[2] / "seeds"
+SHIPPED = (SEEDS / "cluster.yaml", SEEDS / "kube-dmz.yaml")
 LEFT_OUT = object()
 
 _PUBLIC = {4: "192.168.56", 6: "fd00:56:"}

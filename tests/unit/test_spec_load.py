@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from builder.errors import ExitCode, InputError
 from builder.spec import Cluster, load, model, scalars
-from tests.unit.spec_samples import LEFT_OUT, SEEDS, changed, loaded, said, said_of, spec, specs, written
+from tests.unit.spec_samples import LEFT_OUT, SHIPPED, changed, loaded, said, said_of, spec, specs, written
 
 HOST = "must be an IP address, or a host name in lower case, not"
 SUBNET = "must be a subnet with its prefix length, as in 192.168.56.0/24, not"
@@ -215,16 +215,19 @@ def _places(value: Any, place: str = "") -> list[str]:
 _SAMPLE = changed(spec(2, 4, 6), {"ssh": {"keys": []}, "users": [{"name": "debian"}], "hosts": {"a": "10.0.0.1"}})
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_ends_in_errors_not_in_a_traceback(text: str) -> None:
     assert said(text.encode("utf-8", "surrogatepass"))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_end_in_errors_not_in_a_traceback(data: bytes) -> None:
     assert said(data)
 
 
+@settings(deadline=None)
 @given(_TREES)
 def test_any_tree_ends_in_errors_in_plain_words(value: Any) -> None:
     lines = said(json.dumps(value))
@@ -232,7 +235,7 @@ def test_any_tree_ends_in_errors_in_plain_words(value: Any) -> None:
     assert not [line for line in lines for word in _FOREIGN if word in line]
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(_places(_SAMPLE)), st.one_of(_TREES, st.just(LEFT_OUT))), min_size=1, max_size=3)
 )
@@ -247,10 +250,10 @@ def test_any_change_of_a_good_spec_ends_in_a_cluster_or_in_plain_words(changes: 
         assert not [word for word in _FOREIGN if word in line.split(", not ")[0].split(" (")[0]], line
 
 
-_SHIPPED = {path.name: path.read_text() for path in sorted(SEEDS.glob("*.yaml"))}
+_SHIPPED = {path.name: path.read_text() for path in SHIPPED}
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.sampled_from(sorted(_SHIPPED)), st.data())
 def test_any_damage_to_a_shipped_spec_is_borne(name: str, data: st.DataObject) -> None:
     text = _SHIPPED[name]
@@ -264,7 +267,7 @@ def test_any_damage_to_a_shipped_spec_is_borne(name: str, data: st.DataObject) -
     said((text[:start] + put + text[start + length :]).encode("utf-8", "surrogatepass"))
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(specs())
 def test_random_valid_specs_are_accepted(values: dict[str, Any]) -> None:
     with written(json.dumps(values)) as path:

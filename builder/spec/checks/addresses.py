@@ -10,8 +10,9 @@ from builder.spec.derived import Address
 from builder.spec.issues import Issue, KeyPath, nearest
 from builder.spec.model import Cluster, Network, NetworkKind
 
-# Pacemaker's resources have one name space; the cluster's own begin so.
-_OWN_RESOURCES = ("haproxy", "hapx")
+# All ids in Pacemaker's CIB are of one name space: how the cluster's own begin, and what is added to a VIP's name.
+_OWN_IDS = ("haproxy", "hapx", "cib-bootstrap-options", "rsc-options")
+_ADDED = ("-params", "-meta", "-monitor", "-start", "-stop")
 
 
 def check(cluster: Cluster) -> Iterator[Issue]:
@@ -55,9 +56,12 @@ def _vips(cluster: Cluster, nodes: dict[Address, KeyPath], routers: dict[Address
     yield from repeated("VIP name", ((("vips", place, "name"), vip.name) for place, vip in vips))
     for place, vip in vips:
         where: KeyPath = ("vips", place, "address")
-        if vip.name.startswith(_OWN_RESOURCES):
+        own = (*_OWN_IDS, *(other.name + added for _, other in vips for added in _ADDED))
+        if vip.name.startswith(own):
             hint = "a name that begins otherwise"
-            yield Issue(("vips", place, "name"), f"{vip.name}: the cluster's own resources are called so", hint)
+            yield Issue(
+                ("vips", place, "name"), f"{vip.name}: Pacemaker has things of the cluster's own called so", hint
+            )
         network = cluster.networks.get(vip.network)
         if network is None:
             hint = nearest(vip.network, cluster.networks)
@@ -92,7 +96,8 @@ def _unreachable_gateways(cluster: Cluster) -> Iterator[Issue]:
                 for node in cluster.nodes
                 if not any(address.version == gateway.version for address in node.addresses.get(name, ()))
             ]
-            if without and not network.dhcp and not gateway.is_link_local:
+            beside = any(subnet.version == gateway.version for subnet in network.subnets)
+            if without and beside and not network.dhcp and not gateway.is_link_local:
                 message = f"no IPv{gateway.version} address on {name}, so no way to its gateway: {', '.join(without)}"
                 yield Issue(
                     ("networks", name, key),

@@ -7,11 +7,13 @@ import shlex
 from collections.abc import Iterator
 from ipaddress import ip_address
 
+from builder.spec import derived
 from builder.spec.checks.repeated import repeated
 from builder.spec.issues import Issue, KeyPath, nearest
 from builder.spec.model import Backend, Cluster, HaproxyMode
 
 SSH_PORT = 22
+MONITOR_PORT = 61936  # where the cluster asks HAProxy whether it answers: seed.haproxy
 STATS_NAME = "stats"
 
 _SECTIONS = {
@@ -69,10 +71,11 @@ def _ports(cluster: Cluster) -> Iterator[Issue]:
     taken |= {corosync.port + number: f"Corosync's link {number} (UDP)" for number in range(len(corosync.links))}
     stats = cluster.haproxy.stats
     if stats is not None:
-        if stats.port in taken:
-            yield Issue(
-                ("haproxy", "stats", "port"), f"{stats.port} is the port of {taken[stats.port]}", "another port"
-            )
+        # On every address, so on the loopback too.
+        of_others = {**taken, MONITOR_PORT: "the cluster's own questions to HAProxy"}
+        if stats.port in of_others:
+            message = f"{stats.port} is the port of {of_others[stats.port]}"
+            yield Issue(("haproxy", "stats", "port"), message, "another port")
         taken[stats.port] = "the statistics page"
     for place, frontend in enumerate(cluster.haproxy.frontends):
         path: KeyPath = ("haproxy", "frontends", place, "port")
@@ -117,12 +120,13 @@ def _backend(cluster: Cluster, path: KeyPath, backend: Backend) -> Iterator[Issu
     yield from _words((*path, "check"), backend.check)
     for line, text in enumerate(backend.options):
         yield from _words((*path, "options", line), text)
+    known = {*cluster.hosts, *(name for node in cluster.nodes for name in (node.name, derived.fqdn(cluster, node)))}
     servers = list(enumerate(backend.servers))
     yield from repeated("server", (((*path, "servers", place, "name"), server.name) for place, server in servers))
     for place, server in servers:
         where = (*path, "servers", place)
         yield from _words((*where, "options"), server.options)
-        if not _is_address(server.address) and server.address not in cluster.hosts and not _has_dns(cluster):
+        if not _is_address(server.address) and server.address not in known and not _has_dns(cluster):
             message = f"nobody could look up {server.address}: no network has name servers"
             yield Issue((*where, "address"), message, "add dns to a network, or the name to hosts", absence=True)
 
