@@ -132,7 +132,7 @@ def write_isos(prepared: Prepared) -> tuple[Written, ...]:
 
 
 def write_folders(prepared: Prepared) -> tuple[Written, ...]:
-    """Write each node's documents into its folder, for its owner alone, in place of older ones. Raises as `write_isos`."""
+    """Write each node's documents into its folder, mode 0700, in place of older ones. Raises as `write_isos`."""
     written = []
     with _workplace(prepared.targets[0].parent) as work:
         for seed, target in zip(prepared.seeds, prepared.targets, strict=True):
