@@ -13,6 +13,7 @@ import pytest
 
 from builder.command import run
 from builder.errors import ExitCode
+from tests import node
 from tests.virtualbox import chroot
 
 BAKE_SECONDS = 3600.0
@@ -37,6 +38,14 @@ def baked() -> Path:
         raise RuntimeError(f"hapx-build image: exit code {result.returncode}: {json.dumps(said, indent=2)}")
     (outcome,) = [event for event in events if event["event"] == "result"]
     return Path(outcome["ova"])
+
+
+@pytest.fixture(scope="session")
+def node_root(baked: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The root file system of the baked image as a folder, to be read only: `node.run` runs its programs over it."""
+    folder = tmp_path_factory.mktemp("node")
+    yield node.unpack(baked.resolve(), folder)
+    node.remove(folder)
 
 
 @pytest.fixture(scope="session")
