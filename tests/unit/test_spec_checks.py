@@ -12,7 +12,6 @@ from builder.spec.checks import haproxy, networks
 from tests.unit.spec_samples import LEFT_OUT, changed, loaded, said_of, spec
 
 VLAN = {"vlan": 41, "parent": "public", "subnets": ["10.1.0.0/24"]}
-SECOND = {"kind": "intnet", "subnets": ["10.1.0.0/24"]}
 SERVERS = "haproxy.backends.0.servers"
 
 Changes = dict[str, Any]
