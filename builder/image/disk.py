@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import uuid
 from collections.abc import Callable, Sequence
@@ -138,11 +139,8 @@ def kernels(root: Path) -> list[str]:
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
-    """A key that sorts 6.12.9 before 6.12.10."""
-    parts: list[tuple[int, str]] = []
-    for part in text.replace("-", ".").split("."):
-        parts.append((int(part), "") if part.isdigit() else (-1, part))
-    return parts
+    """A key that sorts 6.12.9+deb13 before 6.12.10+deb13: numbers by their value, wherever they stand."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.findall(r"[0-9]+|[^0-9]+", text)]
 
 
 def boot_sector(boot: bytes) -> bytes:
