@@ -72,7 +72,9 @@ def default_places() -> tuple[Place, ...]:
     )
 
 
-def examine(purposes: Iterable[Purpose] = (Purpose.IMAGE,), *, places: Sequence[Place] | None = None) -> list[Check]:
+def examine(
+    purposes: Iterable[Purpose] = (Purpose.IMAGE, Purpose.SEED), *, places: Sequence[Place] | None = None
+) -> list[Check]:
     """Everything those purposes need of this machine, in a stable order; about half a second."""
     places = default_places() if places is None else places
     wanted = requirements.needed(purposes)

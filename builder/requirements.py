@@ -30,17 +30,19 @@ class Purpose(StrEnum):
     """What somebody may want to do here; a requirement names those it belongs to."""
 
     IMAGE = "image"
+    SEED = "seed"
     LINT = "lint"
     TEST = "test"
 
 
 COMMANDS = {
     Purpose.IMAGE: "hapx-build image",
+    Purpose.SEED: "hapx-build seed-iso",
     Purpose.LINT: "make lint",
     Purpose.TEST: "make test",
 }
 
-INCLUDES = {Purpose.TEST: (Purpose.IMAGE, Purpose.LINT)}
+INCLUDES = {Purpose.TEST: (Purpose.IMAGE, Purpose.SEED, Purpose.LINT)}
 
 
 class Status(StrEnum):
@@ -123,7 +125,7 @@ REQUIREMENTS = (
     Requirement("unshare", "util-linux", _IMAGE, "keeps a bake's mounts to itself"),
     Requirement("tar", "tar", _IMAGE, "unpacks the root file system"),
     Requirement("sfdisk", "fdisk", _IMAGE, "writes the partition table"),
-    Requirement("mke2fs", "e2fsprogs", _IMAGE, "makes the root partition", version_flags=("-V",)),
+    Requirement("mke2fs", "e2fsprogs", _TEST, "makes and reads file systems", version_flags=("-V",)),
     Requirement("mkfs.vfat", "dosfstools", _IMAGE, "makes the EFI partition", version_flags=("--help",)),
     Requirement("mcopy", "mtools", _IMAGE, "fills the EFI partition"),
     Requirement(
@@ -140,6 +142,9 @@ REQUIREMENTS = (
         "tells mmdebstrap that they run",
         foreign_to="x86_64",
         version_flags=(),
+    ),
+    Requirement(
+        "openssl", "openssl", (Purpose.SEED,), "hashes the statistics page's password", version_flags=("version",)
     ),
     Requirement("shellcheck", "shellcheck", (Purpose.LINT,), "checks the shell scripts"),
     Requirement("qemu-img", "qemu-utils", _TEST, "reads back the disks we write"),
@@ -161,9 +166,13 @@ REQUIREMENTS = (
         files=("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_CODE.fd"),
     ),
     Requirement("virt-v2v", "virt-v2v", _TEST, "reads back the OVAs we write"),
+    Requirement("zstd", "zstd", _TEST, "reads the initramfs that was baked"),
+    Requirement("grub-script-check", "grub-common", _TEST, "reads the grub.cfg we write"),
+    Requirement("bsdtar", "libarchive-tools", _TEST, "reads back the ISOs we write"),
+    Requirement("7z", "p7zip-full", _TEST, "reads back the ISOs we write", version_flags=("--help",)),
+    Requirement("ssh-keygen", "openssh-client", _TEST, "makes keys for the tests", version_flags=()),
     Requirement("xorriso", "xorriso", _TEST, "reads back the ISOs we write", version_flags=("-version",)),
     Requirement("isoinfo", "genisoimage", _TEST, "reads back the ISOs we write", version_flags=("-version",)),
-    Requirement("openssl", "openssl", _TEST, "signs what verify has to read", version_flags=("version",)),
     Requirement(
         "cracklib-packer",
         "cracklib-runtime",
