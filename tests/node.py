@@ -58,7 +58,7 @@ def remove(folder: Path) -> None:
 
 
 def execute(root: Path, script: str, folder: Path, *, env: Mapping[str, str] | None = None) -> Result:
-    """Run a bash script over the root; it finds `folder`, writable, at FOLDER, and has a network of its own with `lo` up.
+    """Run a bash script over the root; it finds `folder`, writable, at FOLDER, in a network of its own with `lo` up.
 
     Raises CommandError where the script fails.
     """
