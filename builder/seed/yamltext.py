@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +14,7 @@ _WIDTH = 1 << 20
 # cloud-init and netplan read YAML 1.1, where `no`, 0644 and 52:54:00:12:34:56 mean something else than they say.
 _VERSION = (1, 1)
 _HEADER = "%YAML 1.1\n---\n"
+_ITEM = "  - "
 _PRINTABLE = "\t\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff"
 _LINE = re.compile(f"[{_PRINTABLE}]*")
 _LINES = re.compile(f"(?=\\S)[{_PRINTABLE}\n]*(?<=\\S)\n?")
@@ -23,16 +23,18 @@ _LINES = re.compile(f"(?=\\S)[{_PRINTABLE}\n]*(?<=\\S)\n?")
 def dump(data: Any) -> str:
     """Dicts, lists, strings, numbers, booleans and None as block style YAML; texts of several lines as they are.
 
-    Every text comes back with its final newline, or without, as it is in the data, whatever blank lines follow.
+    Every text comes back with its final newline, or without, as it is in the data, whatever blank lines follow. A
+    single value is one line, to stand behind a key.
     """
+    if not isinstance(data, dict | list | tuple):
+        return dump([_one_line(data)]).removeprefix(_ITEM)
     text = io.StringIO()
     _writer().dump(_styled(data), text)
     return text.getvalue().removeprefix(_HEADER)
 
 
-@cache
 def _writer() -> YAML:
-    """One writer for all: making one takes longer than writing a small document."""
+    """A writer for one text: after an error it would remember what it was about to write."""
     from ruamel.yaml import YAML
 
     writer = YAML()
@@ -40,6 +42,12 @@ def _writer() -> YAML:
     writer.width = _WIDTH
     writer.indent(mapping=2, sequence=4, offset=2)
     return writer
+
+
+def _one_line(value: Any) -> Any:
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+    return DoubleQuotedScalarString(value) if isinstance(value, str) and not _LINE.fullmatch(value) else value
 
 
 def _styled(data: Any) -> Any:
@@ -50,6 +58,6 @@ def _styled(data: Any) -> Any:
         return {_styled(key): _styled(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
         return [_styled(value) for value in data]
-    if not isinstance(data, str) or _LINE.fullmatch(data):
+    if not isinstance(data, str) or isinstance(data, DoubleQuotedScalarString) or _LINE.fullmatch(data):
         return data
     return LiteralScalarString(data) if _LINES.fullmatch(data) else DoubleQuotedScalarString(data)
