@@ -10,7 +10,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -109,6 +109,13 @@ class TerminalReporter(Reporter):
     _title: str = ""
 
     def _show(self, event: str, **facts: Any) -> None:
+        # A terminal that was closed takes nothing more: SIGHUP ends what runs, not a line that could not be drawn.
+        with contextlib.suppress(OSError):
+            self._draw(event, facts)
+
+    def _draw(self, event: str, facts: Mapping[str, Any]) -> None:
+        from rich.text import Text
+
         match event:
             case "stage":
                 self._title = str(facts["title"])
@@ -121,18 +128,20 @@ class TerminalReporter(Reporter):
                 bar = self._bar()
                 bar.remove_task(self._task)
                 self._task = None
-                mark = "[green]✓[/]" if event == "done" else "[red]✗[/]"
-                bar.console.print(f" {mark} {self._title:<44} [dim]{facts['seconds']:6.1f} s[/]", highlight=False)
+                mark = ("✓", "green") if event == "done" else ("✗", "red")
+                line = Text.assemble(" ", mark, f" {self._title:<44} ", (f"{facts['seconds']:6.1f} s", "dim"))
+                bar.console.print(line, highlight=False)
             case "note":
-                self._bar().console.print(f"   {facts['message']}", highlight=False, markup=False)
+                self._bar().console.print(Text(f"   {facts['message']}"), highlight=False)
             case "result":
-                self._bar().console.print(facts["message"], highlight=False, markup=False, soft_wrap=True)
+                self._bar().console.print(Text(facts["message"]), highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Take the bar away, what was printed stays."""
         super().close()
         if self._progress is not None:
-            self._progress.stop()
+            with contextlib.suppress(OSError):
+                self._progress.stop()
             self._progress = None
 
     def _bar(self) -> Progress:
@@ -148,7 +157,7 @@ class TerminalReporter(Reporter):
 
             self._progress = Progress(
                 SpinnerColumn(),
-                TextColumn("{task.description:<44}"),
+                TextColumn("{task.description:<44}", markup=False),
                 TimeElapsedColumn(),
                 MeasureColumn(bar_width=24),
                 TextColumn("[dim]{task.fields[amount]}"),

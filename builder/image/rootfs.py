@@ -31,6 +31,7 @@ NAMESPACE_GRACE = 1.0
 DATA = "/run/hapx"  # where a script finds packages.list and files/ inside the root
 NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded")
 NO_NAMESPACE = re.compile(r"^(unshare|newuidmap|newgidmap): ")
+LOOK_HINT = "--keep-work keeps the root file system, to look into it"
 NAMESPACE_HINT = (
     "hapx-build doctor tells what is missing; in a container: root needs CAP_SYS_ADMIN, others user namespaces"
 )
@@ -223,6 +224,6 @@ def run_there(
         if refused := [line for line in lines if NO_NAMESPACE.match(line)]:
             raise MissingError(f"{doing}: {refused[0]}", hint=NAMESPACE_HINT) from None
         raise CommandError(
-            f"{doing}: exit code {error.returncode}", returncode=error.returncode, details=lines[-15:]
+            f"{doing}: exit code {error.returncode}", returncode=error.returncode, hint=LOOK_HINT, details=lines[-15:]
         ) from None
     return lines

@@ -46,9 +46,14 @@ def small_template(folder: Path) -> Path:
     """The project's template with few packages, and scripts that do next to nothing."""
     shutil.copytree(REPOSITORY / "packer", folder)
     (folder / "packages.list").write_text("".join(f"{package}\n" for package in PACKAGES))
-    scripts = sorted((folder / "scripts").iterdir())
-    for script in scripts:
-        script.write_text(KERNEL if script == scripts[0] else SCRIPT)
+    first, *others = sorted((folder / "scripts").iterdir())
+    first.write_text(KERNEL)
+    build = folder / "build.pkr.hcl"
+    for script in others[:2]:
+        script.write_text(SCRIPT)
+    for script in others[2:]:
+        script.unlink()
+        build.write_text("".join(line for line in build.read_text().splitlines(True) if script.name not in line))
     return folder
 
 
