@@ -60,7 +60,7 @@ def remove(folder: Path) -> None:
 def execute(root: Path, script: str, folder: Path, *, env: Mapping[str, str] | None = None) -> Result:
     """Run a bash script over the root; it finds `folder`, writable, at FOLDER, in a network of its own with `lo` up.
 
-    Raises CommandError where the script fails.
+    Where the script fails, so does the test, with what was said.
     """
     (folder / "script").write_text(script)
     work = folder / "overlay"
@@ -68,4 +68,6 @@ def execute(root: Path, script: str, folder: Path, *, env: Mapping[str, str] | N
     inner = enter_argv(work / "root", ["bash", "-c", _START], binds={folder: FOLDER}, env=env, uid=0)
     options = "" if os.geteuid() == 0 else ",userxattr"
     argv = unshare_argv(["sh", "-c", _OVERLAY, "overlay", root, work, options, *inner])
-    return run(argv, input=_SYSTEMCTL, timeout=SECONDS)
+    result = run(argv, input=_SYSTEMCTL, timeout=SECONDS, check=False)
+    assert result.returncode == 0, f"exit code {result.returncode}:\n{result.stdout}{result.stderr}"
+    return result

@@ -1,0 +1,309 @@
+"""What a seed puts on a node, judged by the node's own programs: cloud-init first, then those that read its files.
+
+Each case is a boot without a machine: the ISO that `hapx-build seed-iso` writes, read by xorriso, is what cloud-init's
+NoCloud datasource finds; network cards with the node's MAC addresses are there under other names; cloud-init's stages
+run; and the programs then take their configuration from where they take it on a node.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from builder.command import run
+from builder.seed.network import Version
+from builder.seed.seeding import ClusterSpec, SeedRequest, prepare, write_folders, write_isos
+from builder.seed.templates import Templates
+from builder.spec import Cluster, derived, load
+from tests import node
+from tests.unit.spec_samples import SHIPPED, changed, spec, specs
+
+pytestmark = pytest.mark.slow
+
+# cloud-init renames cards by their MAC addresses. A veth is a card to it, as far as its name and address go.
+_BOOT = """
+hostname hapx
+number=0
+for mac in {macs}; do
+    ip link add "card$number" address "$mac" type veth peer name "peer$number"
+    number=$((number + 1))
+done
+# HAProxy opens sockets to its name servers, so there has to be a way to them.
+ip route add default dev lo
+ip -6 route add default dev lo
+install -d /var/lib/cloud/seed/nocloud
+cp {folder}/{cd}/* /var/lib/cloud/seed/nocloud/
+"""
+
+# Each program's exit code and words, in files of its own.
+_JUDGE = """
+judge() {{
+    name=$1; shift
+    "$@" >{folder}/"$name.out" 2>&1 && code=0 || code=$?
+    echo "$code" >{folder}/"$name.code"
+}}
+judge init-local cloud-init init --local
+judge init cloud-init init
+judge modules-config cloud-init modules --mode config
+cp /var/lib/cloud/data/status.json {folder}/
+judge user-data cloud-init schema -c {folder}/cd/user-data
+judge network-config cloud-init schema -t network-config -c {folder}/cd/network-config
+judge netplan netplan generate
+judge haproxy haproxy -c -dW -V -f /etc/haproxy/haproxy.cfg
+judge corosync corosync -t
+judge crm_verify crm_verify --verbose --xml-file /etc/hapx/cib.xml
+judge sshd sshd -t
+judge nft nft -c -f /etc/nftables.conf
+"""
+STAGES = ("init-local", "init", "modules-config")
+JUDGES = (*STAGES, "user-data", "network-config", "netplan", "haproxy", "corosync", "crm_verify", "sshd", "nft")
+
+_LOOK = """
+ip -json link >{folder}/links.json
+cp -r /run/systemd/network {folder}/networkd
+cp /run/systemd/system/systemd-networkd-wait-online.service.d/10-netplan.conf {folder}/wait-online
+cp /etc/chrony/chrony.conf {folder}/
+stat -c '%U:%G %a %n' $(sed -n 's/^  - path: //p' {folder}/cd/user-data) >{folder}/files
+sshd -T | grep -E '^(trustedusercakeys|(password|kbdinteractive)authentication)' | sort >{folder}/sshd.effective
+id -un {user} >{folder}/user
+for name in {names}; do getent hosts "$name"; done >{folder}/hosts
+hostname >{folder}/hostname; hostname -f >>{folder}/hostname
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """What a boot left behind."""
+
+    cluster: Cluster
+    host: str
+    folder: Path
+
+    def said(self, name: str) -> str:
+        return (self.folder / name).read_text()
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return json.loads(self.said("status.json"))["v1"]
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """The programs that were not content, and what they said."""
+        return {name: self.said(f"{name}.out") for name in JUDGES if self.said(f"{name}.code") != "0\n"}
+
+
+def boot(
+    root: Path, folder: Path, values: Path | dict[str, Any], version: Version = Version.TWO, *, look: bool = True
+) -> Booted:
+    """The last node of a spec, from its CD to the files on it and, with `look`, what follows from them."""
+    folder.mkdir(exist_ok=True)
+    if isinstance(values, Path):
+        path = folder / values.name
+        path.write_bytes(values.read_bytes())
+    else:
+        path = folder / "cluster.yaml"
+        path.write_text(json.dumps(values))
+    secrets = folder / "cluster.secrets.yaml"
+    cluster = load(path)
+    member = cluster.nodes[-1]
+    request = SeedRequest((ClusterSpec(path, secrets),), (member.name,), output=folder / "node.iso", version=version)
+    (iso,) = write_isos(prepare(request, Templates(folder / "templates")))
+    run(["xorriso", "-osirrox", "on", "-indev", str(iso.path), "-extract", "/", str(folder / "cd")], timeout=60)
+    (folder / "cd").chmod(0o700)
+    facts = {
+        "cd": "cd",
+        "folder": node.FOLDER,
+        "macs": " ".join(derived.mac(cluster, member, card) for card in derived.cards(cluster)),
+        "user": cluster.users[0].name,
+        "names": " ".join([each.name for each in cluster.nodes] + list(cluster.hosts)),
+    }
+    node.execute(root, "".join(part.format(**facts) for part in (_BOOT, _JUDGE, _LOOK if look else "")), folder)
+    return Booted(cluster, member.name, folder)
+
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB ops@test"
+EVERYTHING = changed(
+    spec(2, 4, 6),
+    {
+        "domain": "hapx.test",
+        "networks.public.gateway": "192.168.56.1",
+        "networks.public.gateway6": "fe80::1",
+        "networks.public.dns": ["192.0.2.53", "fd00::53"],
+        "networks.public.search": ["hapx.test"],
+        "networks.link.mtu": 9000,
+        "networks.wire": {"kind": "bridged"},
+        "networks.vlan": {"vlan": 7, "parent": "wire", "subnets": ["10.7.0.0/16"]},
+        "networks.out": {"kind": "nat", "dhcp": True},
+        "vips.2": {"name": "inside", "network": "vlan", "address": "10.7.9.9"},
+        "haproxy.frontends.1": {"name": "site", "port": 443, "mode": "http", "backend": "site"},
+        "haproxy.backends.1": {
+            "name": "site",
+            "mode": "http",
+            "balance": "leastconn",
+            "options": ["option httpchk GET /healthz"],
+            "servers": [
+                {"name": "named", "address": "web.test", "port": 80, "options": "weight 10 backup"},
+                {"name": "known", "address": "known.test", "port": 80},
+                {"name": "six", "address": "fd00::80", "port": 80},
+            ],
+        },
+        "haproxy.stats": {"allow": ["192.0.2.0/24", "192.0.2.0/25", "fd00::/8"]},
+        "hosts": {"known.test": "192.0.2.9"},
+        "ssh": {"keys": [KEY], "trusted_ca": [KEY]},
+        "users": [{"name": "ops"}, {"name": "log", "sudo": False, "keys": [KEY]}],
+        "time_servers": ["192.0.2.123", "ntp.test"],
+        "timezone": "Europe/Berlin",
+    },
+)
+CASES: dict[str, tuple[Path | dict[str, Any], Version]] = {
+    **{f"{path.stem}, v{version.value}": (path, version) for path in SHIPPED for version in Version},
+    **{f"{nodes} nodes": (spec(nodes), Version.TWO) for nodes in (1, 3, 5)},
+    "IPv6 alone": (spec(2, 6), Version.TWO),
+    "IPv6 alone, v1": (spec(3, 6), Version.ONE),
+    "everything": (EVERYTHING, Version.TWO),
+}
+
+
+@pytest.mark.parametrize(("values", "version"), CASES.values(), ids=CASES)
+def test_a_node_takes_its_seed(
+    node_root: Path, tmp_path: Path, values: Path | dict[str, Any], version: Version
+) -> None:
+    booted = boot(node_root, tmp_path, values, version)
+    check(booted)
+    assert_network(booted, version)
+
+
+def without_cookies(values: dict[str, Any]) -> dict[str, Any]:
+    """A spec whose servers are told nothing that HAProxy warns of: it knows no cookies in tcp mode."""
+    backend = values["haproxy"]["backends"][0]
+    for server in backend["servers"]:
+        if backend["mode"] == "tcp" and server["options"].startswith("cookie"):
+            server["options"] = ""
+    return values
+
+
+@settings(
+    max_examples=6,
+    deadline=None,
+    phases=[Phase.generate],  # each example is a boot: a failing one is told as it is
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(values=specs().map(without_cookies))
+def test_a_node_takes_the_seed_of_any_valid_spec(
+    node_root: Path, tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any]
+) -> None:
+    check(boot(node_root, tmp_path_factory.mktemp("any"), values))
+
+
+def check(booted: Booted) -> None:
+    """cloud-init has nothing to complain about, nor has any program, and the node knows who it is."""
+    status = booted.status
+    assert status["datasource"] == f"DataSourceNoCloud [seed={'/var/lib/cloud/seed/nocloud'}]"
+    for stage in STAGES:
+        assert (stage, status[stage]["errors"], status[stage]["recoverable_errors"]) == (stage, [], {})
+    assert booted.failed == {}
+    assert "Configuration file is valid" in booted.said("haproxy.out")
+    assert booted.said("crm_verify.out") == ""
+    member = next(each for each in booted.cluster.nodes if each.name == booted.host)
+    assert booted.said("hostname").split() == [booted.host, derived.fqdn(booted.cluster, member)]
+    names = {line.split()[-1] for line in booted.said("hosts").splitlines()}
+    assert names == {each.name for each in booted.cluster.nodes} | set(booted.cluster.hosts)
+    assert booted.said("user").strip() == booted.cluster.users[0].name
+    modes = dict(reversed(line.rsplit(" ", 1)) for line in booted.said("files").splitlines())
+    assert modes["/etc/corosync/authkey"] == "root:root 400"
+    assert modes["/etc/haproxy/haproxy.cfg"] == "root:haproxy 640"
+    assert modes["/etc/hapx/cib.xml"] == "root:root 600"
+    assert set(modes.values()) == {"root:root 400", "root:haproxy 640", "root:root 600", "root:root 644"}
+    authority = "/etc/ssh/hapx-user-ca.pub" if booted.cluster.ssh.trusted_ca else "none"
+    assert booted.said("sshd.effective").split("\n") == [
+        "kbdinteractiveauthentication no",
+        "passwordauthentication no",
+        f"trustedusercakeys {authority}",
+        "",
+    ]
+    for server in booted.cluster.time_servers:
+        assert f"server {server} iburst" in booted.said("chrony.conf")
+
+
+def assert_network(booted: Booted, version: Version) -> None:
+    """Cards have the names of their networks, and systemd-networkd is told what the spec says."""
+    cluster = booted.cluster
+    member = next(each for each in cluster.nodes if each.name == booted.host)
+    cards = {link["ifname"]: link["address"] for link in json.loads(booted.said("links.json"))}
+    for name in derived.cards(cluster):
+        assert cards[name] == derived.mac(cluster, member, name)
+    required = set()
+    for name, network in cluster.networks.items():
+        interface = derived.interface(cluster, name)
+        told = booted.said(f"networkd/10-netplan-{interface}.network")
+        addresses = re.findall(r"^Address=(.*)$", told, re.MULTILINE)
+        assert addresses == [str(address) for address in derived.addresses(cluster, member, name)]
+        gateways = {str(gateway) for gateway in (network.gateway, network.gateway6) if gateway is not None}
+        assert set(re.findall(r"^Gateway=(.*)$", told, re.MULTILINE)) == gateways
+        if version is Version.TWO:
+            assert re.findall(r"^DNS=(.*)$", told, re.MULTILINE) == [str(server) for server in network.dns]
+            assert ("IPv6AcceptRA=no" in told) != network.dhcp
+        assert ("DHCP=" in told) == network.dhcp
+        if addresses:
+            required.add(interface)
+    if version is Version.TWO:
+        assert set(re.findall(r" -i (\S+):degraded", booted.said("wait-online"))) == required
+    for vip in cluster.vips:
+        drop_in = f"/etc/systemd/network/10-netplan-{derived.interface(cluster, vip.network)}.network.d/50-hapx.conf"
+        assert drop_in in booted.said("files")
+
+
+def test_a_seed_is_applied_once_and_again_when_it_says_so(node_root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    seeds = {"first": (spec(), False), "same": (spec(), False), "fresh": (spec(), True)}
+    seeds["changed"] = (changed(spec(), {"haproxy.frontends.0.port": 81}), False)
+    for name, (values, new_instance) in seeds.items():
+        path.write_text(json.dumps(values))
+        clusters = (ClusterSpec(path, tmp_path / "cluster.secrets.yaml"),)
+        request = SeedRequest(clusters, ("hapx-node01",), folder=tmp_path / name, new_instance=new_instance)
+        write_folders(prepare(request, Templates(tmp_path / "templates")))
+    macs = " ".join(derived.mac(load(path), load(path).nodes[0], card) for card in ("public", "link"))
+    boots = "".join(_AGAIN.format(folder=node.FOLDER, name=name) for name in seeds)
+    node.execute(node_root, _BOOT.format(folder=node.FOLDER, macs=macs, cd="first/hapx-node01") + boots, tmp_path)
+    assert (tmp_path / "applied").read_text().split() == ["first", "fresh", "changed"]
+
+
+# A boot takes /run away. What a seed writes, it writes again only to what is a new instance to cloud-init.
+_AGAIN = """
+rm -rf /run/cloud-init /etc/hapx
+cp {folder}/{name}/hapx-node01/* /var/lib/cloud/seed/nocloud/
+cloud-init init --local
+cloud-init init
+[ ! -e /etc/hapx/cluster.json ] || echo {name} >>{folder}/applied
+"""
+
+
+def test_what_is_wrong_with_a_file_is_found_by_the_program_that_reads_it(node_root: Path, tmp_path: Path) -> None:
+    """That is, the tests above would fail."""
+    templates = tmp_path / "templates"
+    templates.mkdir()
+    for name, text in {
+        "haproxy.cfg.j2": "global\n    nonsense\n",
+        "corosync.conf.j2": "totem {\n    version: 2\n    transport: nonsense\n}\n",
+        "nftables.conf.j2": "nonsense\n",
+        "sshd-user-ca.conf.j2": "Nonsense yes\n",
+        "user-data.j2": "#cloud-config\n{{ node_settings | yaml }}\n{{ cluster_settings | yaml }}\nruncmd: 7\n"
+        "write_files:\n{{ files | yaml }}\n",
+        "network-config.j2": "{{ network_config | yaml }}\nnonsense: true\n",
+    }.items():
+        (templates / name).write_text(text)
+    booted = boot(node_root, tmp_path, spec(), look=False)
+    assert set(booted.failed) - {*STAGES, "netplan"} == {
+        "haproxy",
+        "corosync",
+        "nft",
+        "sshd",
+        "user-data",
+        "network-config",
+    }
