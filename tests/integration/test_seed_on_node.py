@@ -99,9 +99,9 @@ class Booted:
 
 
 def boot(
-    root: Path, folder: Path, values: Path | dict[str, Any], version: Version = Version.TWO, *, look: bool = True
+    root: Path, folder: Path, values: Path | dict[str, Any], version: Version = Version.TWO, *, more: str = _LOOK
 ) -> Booted:
-    """The last node of a spec, from its CD to the files on it and, with `look`, what follows from them."""
+    """The last node of a spec, from its CD to the files on it, and `more` that is done there then."""
     folder.mkdir(exist_ok=True)
     if isinstance(values, Path):
         path = folder / values.name
@@ -123,7 +123,7 @@ def boot(
         "user": cluster.users[0].name,
         "names": " ".join([each.name for each in cluster.nodes] + list(cluster.hosts)),
     }
-    node.execute(root, "".join(part.format(**facts) for part in (_BOOT, _JUDGE, _LOOK if look else "")), folder)
+    node.execute(root, "".join(part.format(**facts) for part in (_BOOT, _JUDGE, more)), folder)
     return Booted(cluster, member.name, folder)
 
 
@@ -298,7 +298,7 @@ def test_what_is_wrong_with_a_file_is_found_by_the_program_that_reads_it(node_ro
         "network-config.j2": "{{ network_config | yaml }}\nnonsense: true\n",
     }.items():
         (templates / name).write_text(text)
-    booted = boot(node_root, tmp_path, spec(), look=False)
+    booted = boot(node_root, tmp_path, spec(), more="")
     assert set(booted.failed) - {*STAGES, "netplan"} == {
         "haproxy",
         "corosync",
@@ -307,3 +307,33 @@ def test_what_is_wrong_with_a_file_is_found_by_the_program_that_reads_it(node_ro
         "user-data",
         "network-config",
     }
+
+
+_ANSWER = """
+systemd-tmpfiles --create haproxy.conf
+haproxy -W -D -f /etc/haproxy/haproxy.cfg
+ask() {{
+    name=$1; shift
+    curl --silent --max-time 5 --output {folder}/"$name" --write-out "$name %{{http_code}}\\n" "$@" >>{folder}/answers
+}}
+password=$(sed -n 's/^stats_password: "\\(.*\\)"$/\\1/p' {folder}/cluster.secrets.yaml)
+ask alive http://127.0.0.1:61936/hapx/alive
+ask nobody http://127.0.0.1:32700/
+ask stranger --user hapx:wrong http://127.0.0.1:32700/metrics
+ask page --user "hapx:$password" http://127.0.0.1:32700/
+ask metrics --user "hapx:$password" 'http://[::1]:32700/metrics'
+ss --listening --tcp --numeric --no-header >{folder}/listening
+"""
+
+
+def test_haproxy_is_ready_before_the_vip_comes_and_shows_its_statistics_to_who_has_the_password(
+    node_root: Path, tmp_path: Path
+) -> None:
+    # No more files than whoever runs the tests may open.
+    boot(node_root, tmp_path, changed(spec(2, 4, 6), {"haproxy.maxconn": 100}), more=_ANSWER)
+    answers = dict(line.split() for line in (tmp_path / "answers").read_text().splitlines())
+    assert answers == {"alive": "200", "nobody": "401", "stranger": "401", "page": "200", "metrics": "200"}
+    assert "Statistics Report" in (tmp_path / "page").read_text()
+    assert 'haproxy_frontend_status{proxy="web"' in (tmp_path / "metrics").read_text()
+    listening = {line.split()[3] for line in (tmp_path / "listening").read_text().splitlines()}
+    assert {"192.168.56.100:80", "[fd00:56::64]:80"} <= listening
