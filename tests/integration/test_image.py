@@ -11,6 +11,7 @@ import select
 import shlex
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from builder.image import disk
 from tests.integration import baking
 from tests.integration.baking import COMMAND, REPOSITORY, SMALL, Place
 
@@ -427,6 +429,23 @@ def members(entry: Path) -> dict[str, tuple[object, ...]]:
             each.name: (each.type, each.uid, each.gid, oct(each.mode), each.size, each.linkname, min(each.mtime, epoch))
             for each in archive
         }
+
+
+def test_grub_of_the_image_has_its_fields_where_they_are_written(root: Path) -> None:
+    with tarfile.open(root / "root.tar") as archive:
+        boot, start = (
+            archive.extractfile(f"./usr/lib/grub/i386-pc/{name}").read()  # type: ignore[union-attr]
+            for name in ("boot.img", "diskboot.img")
+        )
+    # What GRUB itself puts there, for its installer to change: the sector after the first, and a jump over the check.
+    assert (len(boot), len(start)) == (512, 512)
+    assert struct.unpack_from("<Q", boot, 0x5C) == (1,)
+    assert boot[0x66] == 0xEB
+    first, sectors, segment = struct.unpack_from("<QHH", start, 0x1F4)
+    assert (first, segment) == (2, 0x820)
+    assert struct.unpack_from("<QHH", disk.core_image(start + bytes(5000)), 0x1F4) == (2049, 10, segment)
+    assert disk.boot_sector(boot)[:0x5C] == boot[:0x5C]
+    assert sectors == 0
 
 
 @pytest.mark.slow
