@@ -121,14 +121,13 @@ def write_isos(prepared: Prepared) -> tuple[Written, ...]:
     Raises NoSpaceError, InputError (no right to write there), OSError.
     """
     timestamp = iso.default_timestamp()
-    written = []
+    pairs = list(zip(prepared.seeds, prepared.targets, strict=True))
     with _workplace(prepared.targets[0].parent) as work:
-        for number, (seed, target) in enumerate(zip(prepared.seeds, prepared.targets, strict=True)):
-            made = iso.write(seed.documents.encoded(), work / f"{number}.iso", timestamp=timestamp)
-            written.append(Written(target, made.size, made.sha256))
-        for number, target in enumerate(prepared.targets):
-            (work / f"{number}.iso").replace(target)
-    return tuple(written)
+        media = {work / target.name: seed.documents.encoded() for seed, target in pairs}
+        made = iso.write_all(media, timestamp=timestamp)
+        for target in prepared.targets:
+            (work / target.name).replace(target)
+    return tuple(Written(target, each.size, each.sha256) for target, each in zip(prepared.targets, made, strict=True))
 
 
 def write_folders(prepared: Prepared) -> tuple[Written, ...]:
