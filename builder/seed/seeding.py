@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets as randomness
 import shutil
 import tempfile
@@ -83,8 +84,8 @@ class Prepared:
 def prepare(request: SeedRequest, templates: Templates) -> Prepared:
     """The seeds; a cluster that has no secrets yet gets them, when all the rest is known to be right.
 
-    Raises InputError: specs, hosts that are in none of them, templates, secrets; UsageError or OutputExistsError:
-    targets.
+    Raises InputError: specs, hosts that are in none of them, templates, secrets, a place where nothing can be written;
+    UsageError or OutputExistsError: other faults of targets.
     """
     clusters = [(spec, cluster) for spec, cluster in zip(request.specs, _load(request.specs), strict=True)]
     _check_hosts(request.hosts, clusters)
@@ -96,6 +97,8 @@ def prepare(request: SeedRequest, templates: Templates) -> Prepared:
     targets = tuple(
         _targets(request, [node for _, cluster, hosts in wanted for node in _names(cluster) if node in hosts])
     )
+    if targets:
+        _check_place(targets[0].parent)
     suffix = randomness.token_hex(4) if request.new_instance else ""
 
     def made(cluster: Cluster, values: Secrets, hosts: set[str]) -> tuple[Documents, ...]:
@@ -162,6 +165,15 @@ def _targets(request: SeedRequest, hosts: Sequence[str]) -> Iterator[Path]:
         if len(hosts) != 1:
             raise UsageError(f"--output {request.output}: one file for {len(hosts)} nodes", hint="name a folder")
         yield request.output
+
+
+def _check_place(folder: Path) -> None:
+    """Raise InputError where nothing could be written into a folder, be it there or not."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"{folder}: {spoken(there)} is not a folder", hint="name another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{folder}: no right to write into {spoken(there)}", hint="name another folder")
 
 
 def _names(cluster: Cluster) -> list[str]:
