@@ -78,7 +78,7 @@ def examine(
     """Everything those purposes need of this machine, in a stable order; about half a second."""
     places = default_places() if places is None else places
     wanted = requirements.needed(purposes)
-    features: list[Callable[[], Check]] = [_namespaces, _kvm, _memory, _clock]
+    features: list[Callable[[], Check]] = [namespaces, _kvm, _memory, _clock]
     with ThreadPoolExecutor(max_workers=4) as pool:
         found = pool.submit(requirements.probe_all, wanted)
         measured = [pool.submit(feature) for feature in features]
@@ -202,7 +202,7 @@ def _namespace_check(status: Status, detail: str, hint: str = "") -> Check:
     return Check("namespaces", _commands(Purpose.IMAGE), status, detail=detail, hint=hint)
 
 
-def _namespaces() -> Check:
+def namespaces() -> Check:
     """Whether a bake can keep its mounts to itself: as root in a mount namespace, otherwise in a user namespace."""
     if os.geteuid() == 0:
         argv = ["unshare", "--mount", "--pid", "--fork", "true"]

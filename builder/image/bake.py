@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from builder import __version__, command, errors, interrupts, requirements, resources
+from builder import __version__, command, doctor, errors, interrupts, requirements, resources
 from builder.errors import (
     CommandError,
     HapxError,
@@ -219,6 +219,7 @@ def bake(job: Bake, reporter: Reporter) -> Outcome:
             return Outcome(job.output, known["ova"]["sha256"], job.output.stat().st_size, unchanged=True)
         stale = kept is not None and mirror_state != kept.mirror_state
         job = dataclasses.replace(job, plan=dataclasses.replace(plan, refresh_root=stale))
+        _require_namespaces()
         work, staging = Path(plan.work), Path(plan.staging)
         workplace.sweep(work.parent)
         workplace.remove(staging)  # of a bake that was killed: its lock is ours now
@@ -253,6 +254,13 @@ def _require_programs() -> None:
     if missing := [finding.requirement for finding in found if finding.status is not requirements.Status.OK]:
         names = ", ".join(f"{requirement.name} ({requirement.use})" for requirement in missing)
         raise MissingError(f"not installed here: {names}", hint="hapx-build doctor says what installs it")
+
+
+def _require_namespaces() -> None:
+    """This user may make the namespaces that a bake works in."""
+    check = doctor.namespaces()
+    if check.failed:
+        raise MissingError(check.detail, hint=check.hint)
 
 
 def _run(job: Bake, reporter: Reporter, log: TextIO) -> Outcome:

@@ -16,7 +16,6 @@ from builder.errors import (
     CommandError,
     HapxError,
     InputError,
-    MissingError,
     NoSpaceError,
     UnreachableError,
     UntrustedError,
@@ -30,11 +29,7 @@ SCRIPT_TIMEOUT = 1800.0
 NAMESPACE_GRACE = 1.0
 DATA = "/run/hapx"  # where a script finds packages.list and files/ inside the root
 NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded")
-NO_NAMESPACE = re.compile(r"^(unshare|newuidmap|newgidmap): ")
 LOOK_HINT = "--keep-work keeps the root file system, to look into it"
-NAMESPACE_HINT = (
-    "hapx-build doctor tells what is missing; in a container: root needs CAP_SYS_ADMIN, others user namespaces"
-)
 
 # What mmdebstrap's apt says, and what that means for a person. The first that matches is told.
 _REASONS: tuple[tuple[re.Pattern[str], type[HapxError], str, str], ...] = (
@@ -167,7 +162,12 @@ def explain(error: CommandError, lines: Sequence[str], plan: BakePlan) -> HapxEr
             explained = kind(f"{plan.release} from {where}: {message}", hint=hint)
             explained.details = tuple(said[:5])
             return explained
-    return CommandError(error.message, returncode=error.returncode, details=[*error.details[:1], *lines[-15:]])
+    return CommandError(
+        f"mmdebstrap: exit code {error.returncode}",
+        returncode=error.returncode,
+        hint="its whole output is in the log",
+        details=[*error.details[:1], *lines[-15:]],
+    )
 
 
 def unpack(plan: BakePlan) -> None:
@@ -200,7 +200,7 @@ def run_there(
 ) -> list[str]:
     """Run a program in a namespace (`builder.image.namespace`), its output to `on_line`; returns the lines.
 
-    Raises NoSpaceError, MissingError where this machine allows no namespaces, or CommandError.
+    Raises NoSpaceError or CommandError.
     """
     lines: list[str] = []
     full: NoSpaceError | None = None
@@ -221,8 +221,6 @@ def run_there(
     except CommandError as error:
         if full is not None:
             raise full from None
-        if refused := [line for line in lines if NO_NAMESPACE.match(line)]:
-            raise MissingError(f"{doing}: {refused[0]}", hint=NAMESPACE_HINT) from None
         raise CommandError(
             f"{doing}: exit code {error.returncode}", returncode=error.returncode, hint=LOOK_HINT, details=lines[-15:]
         ) from None

@@ -30,6 +30,14 @@ def temporary_folder() -> Path:
         raise InputError(f"TMPDIR={folder}: a shell would not take this name as it is", hint="choose a plainer one")
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"TMPDIR={folder}: not a folder that can be written to", hint="create it, or unset TMPDIR")
+    # Without root, mmdebstrap works in it with subordinate ids (subuid(5)), which are others' to the file system.
+    if os.geteuid() != 0 and (
+        closed := [each for each in (folder, *folder.parents) if not each.stat().st_mode & 0o001]
+    ):
+        raise InputError(
+            f"TMPDIR={folder}: only its owner may go through {closed[-1]}",
+            hint=f"chmod o+x {closed[-1]}, or unset TMPDIR",
+        )
     return folder
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import queue
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from builder.processes import Process, running
 from tests.virtualbox import chroot
@@ -342,3 +345,60 @@ def without(program: str, folder: Path) -> str:
 def plain(text: str) -> str:
     """What a person sees of a terminal's output."""
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "\n")
+
+
+# Gives whoever is below a user, with ranges of subordinate ids, that nobody else sees.
+USER = """
+set -eu
+uid=$1 home=$2; shift 2
+for file in passwd group subuid subgid; do cp "/etc/$file" "$home/$file" 2>/dev/null || : >"$home/$file"; done
+echo "hapx-tester:x:$uid:$uid::$home:/bin/sh" >>"$home/passwd"
+echo "hapx-tester:x:$uid:" >>"$home/group"
+echo "hapx-tester:1000000:65536" | tee -a "$home/subuid" >>"$home/subgid"
+for file in passwd group subuid subgid; do mount --bind "$home/$file" "/etc/$file"; done
+"""
+# Shows folders to everybody that lie where only root can go, like this checkout below a home.
+EXPOSE = """
+mkdir -p "$home/{number}"
+mount --bind {path} "$home/{number}"
+"""
+COVER = """
+mount -t tmpfs -o mode=0755 tmpfs {closed}
+"""
+UNCOVER = """
+mkdir -p {path}
+mount --bind "$home/{number}" {path}
+"""
+BECOME = """
+exec setpriv --reuid "$uid" --regid "$uid" --clear-groups env HOME="$home" "$@"
+"""
+USER_ID = 24242
+
+
+def user_script() -> str:
+    """The script that runs a command as that user, who can read this checkout and this Python wherever they lie."""
+    needed = [Path(sys.base_prefix), Path(sys.prefix), REPOSITORY]
+    closed = {
+        path: next((each for each in reversed(path.parents) if not each.stat().st_mode & 1), None) for path in needed
+    }
+    hidden = list(enumerate(path for path in dict.fromkeys(needed) if closed[path]))
+    steps = [EXPOSE.format(number=number, path=shlex.quote(str(path))) for number, path in hidden]
+    steps += [
+        COVER.format(closed=shlex.quote(str(each))) for each in sorted({closed[path] for _, path in hidden}, key=str)
+    ]
+    steps += [UNCOVER.format(number=number, path=shlex.quote(str(path))) for number, path in hidden]
+    return "".join([USER, *steps, BECOME])
+
+
+def become_user(here: Place) -> None:
+    """Run what runs here as an ordinary user, whose folders these become; skip where there can be none."""
+    if os.geteuid() == 0:
+        home = here.folder / "home"
+        home.mkdir(mode=0o700)
+        here.prefix = ("unshare", "--mount", "--", "sh", "-c", user_script(), "user", str(USER_ID), str(home))
+        subprocess.run(["chown", "-R", f"{USER_ID}:{USER_ID}", here.folder], check=True)
+    subprocess.run([*here.prefix, COMMAND, "--version"], check=True, cwd=here.folder, capture_output=True)
+    probe = [*here.prefix, "unshare", "--user", "--map-root-user", "--map-auto", "--mount", "true"]
+    result = subprocess.run(probe, capture_output=True, text=True, check=False, cwd=here.folder)
+    if result.returncode != 0:
+        pytest.skip(f"no user namespaces for ordinary users here: {result.stderr.strip()}")

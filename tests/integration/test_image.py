@@ -319,63 +319,6 @@ def test_two_bakes_share_the_making_of_a_root(root: Path) -> None:
         place.assert_clean()
 
 
-# Gives whoever is below a user, with ranges of subordinate ids, that nobody else sees.
-USER = """
-set -eu
-uid=$1 home=$2; shift 2
-for file in passwd group subuid subgid; do cp "/etc/$file" "$home/$file" 2>/dev/null || : >"$home/$file"; done
-echo "hapx-tester:x:$uid:$uid::$home:/bin/sh" >>"$home/passwd"
-echo "hapx-tester:x:$uid:" >>"$home/group"
-echo "hapx-tester:1000000:65536" | tee -a "$home/subuid" >>"$home/subgid"
-for file in passwd group subuid subgid; do mount --bind "$home/$file" "/etc/$file"; done
-"""
-# Shows folders to everybody that lie where only root can go, like this checkout below a home.
-EXPOSE = """
-mkdir -p "$home/{number}"
-mount --bind {path} "$home/{number}"
-"""
-COVER = """
-mount -t tmpfs -o mode=0755 tmpfs {closed}
-"""
-UNCOVER = """
-mkdir -p {path}
-mount --bind "$home/{number}" {path}
-"""
-BECOME = """
-exec setpriv --reuid "$uid" --regid "$uid" --clear-groups env HOME="$home" "$@"
-"""
-USER_ID = 24242
-
-
-def user_script() -> str:
-    """The script that runs a command as that user, who can read this checkout and this Python wherever they lie."""
-    needed = [Path(sys.base_prefix), Path(sys.prefix), REPOSITORY]
-    closed = {
-        path: next((each for each in reversed(path.parents) if not each.stat().st_mode & 1), None) for path in needed
-    }
-    hidden = list(enumerate(path for path in dict.fromkeys(needed) if closed[path]))
-    steps = [EXPOSE.format(number=number, path=shlex.quote(str(path))) for number, path in hidden]
-    steps += [
-        COVER.format(closed=shlex.quote(str(each))) for each in sorted({closed[path] for _, path in hidden}, key=str)
-    ]
-    steps += [UNCOVER.format(number=number, path=shlex.quote(str(path))) for number, path in hidden]
-    return "".join([USER, *steps, BECOME])
-
-
-def become_user(here: Place) -> None:
-    """Run what runs here as an ordinary user, whose folders these become; skip where there can be none."""
-    if os.geteuid() == 0:
-        home = here.folder / "home"
-        home.mkdir(mode=0o700)
-        here.prefix = ("unshare", "--mount", "--", "sh", "-c", user_script(), "user", str(USER_ID), str(home))
-        subprocess.run(["chown", "-R", f"{USER_ID}:{USER_ID}", here.folder], check=True)
-    subprocess.run([*here.prefix, COMMAND, "--version"], check=True, cwd=here.folder, capture_output=True)
-    probe = [*here.prefix, "unshare", "--user", "--map-root-user", "--map-auto", "--mount", "true"]
-    result = subprocess.run(probe, capture_output=True, text=True, check=False, cwd=here.folder)
-    if result.returncode != 0:
-        pytest.skip(f"no user namespaces for ordinary users here: {result.stderr.strip()}")
-
-
 @contextlib.contextmanager
 def mounts_and_loops_unchanged() -> Iterator[None]:
     """No mount and no loop device comes along."""
@@ -394,14 +337,14 @@ def mounts_and_loops_unchanged() -> Iterator[None]:
 def test_an_ordinary_user_bakes_the_same_bytes_as_root(place: Place) -> None:
     first = place.run("--json", *SMALL, "--output", "as-me")
     assert first.returncode == 0, first.stdout + first.stderr
-    become_user(place)
+    baking.become_user(place)
     with mounts_and_loops_unchanged():
         second = place.run("--json", *SMALL, "--output", "as-user")
     assert second.returncode == 0, second.stdout + second.stderr
     assert "bootstrap" not in second.stages
     ova = place.folder / "as-user" / Path(second.event("result")["ova"]).name
     if os.geteuid() == 0:
-        assert ova.stat().st_uid == USER_ID
+        assert ova.stat().st_uid == baking.USER_ID
     assert second.event("result")["sha256"] == first.event("result")["sha256"]
     place.assert_clean()
 
@@ -409,7 +352,7 @@ def test_an_ordinary_user_bakes_the_same_bytes_as_root(place: Place) -> None:
 @pytest.mark.slow
 def test_an_ordinary_user_makes_the_same_root_file_system(root: Path) -> None:
     with baking.place() as place:
-        become_user(place)
+        baking.become_user(place)
         with mounts_and_loops_unchanged():
             done = place.run("--json", *SMALL)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -731,8 +731,21 @@ def without_capability(here: Place) -> None:
     here.prefix = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", "--")
 
 
-@pytest.mark.slow
 def test_root_that_may_not_mount(place: Place) -> None:
     without_capability(place)
-    done = place.run(*SMALL)
-    refused(done, ExitCode.MISSING, "unshare", "CAP_SYS_ADMIN")
+    refused(place.run(*SMALL), ExitCode.MISSING, "unshare", "this root may not mount", "ordinary user")
+
+
+def test_a_user_without_subordinate_ids(place: Place) -> None:
+    baking.become_user(place)
+    script = [part.replace('echo "hapx-tester:1000000', 'echo "somebody-else:1000000') for part in place.prefix]
+    if tuple(script) == place.prefix:
+        pytest.skip("only root can make such a user")
+    place.prefix = tuple(script)
+    refused(place.run(*SMALL), ExitCode.MISSING, "hapx-tester has no 65536 subordinate IDs", "usermod --add-subuids")
+
+
+def test_a_user_whose_tmpdir_is_closed_to_others(place: Place) -> None:
+    baking.become_user(place)
+    place.temporary.chmod(0o700)
+    refused(place.run(*SMALL), ExitCode.INPUT, f"only its owner may go through {place.temporary}", "chmod o+x")

@@ -233,7 +233,7 @@ def test_nobody_is_told_how_to_get_subordinate_ids(everybodys_package: Path) -> 
 @ONLY_ROOT
 def test_root_that_may_not_mount() -> None:
     """Root of a container without CAP_SYS_ADMIN: here, a root that gave it up."""
-    code = "from builder import doctor; c = doctor._namespaces(); print(c.status, c.failed, c.detail, c.hint, sep='|')"
+    code = "from builder import doctor; c = doctor.namespaces(); print(c.status, c.failed, c.detail, c.hint, sep='|')"
     dropped = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"]
     said = run([*dropped, sys.executable, "-c", code], cwd=PACKAGE.parent, timeout=60).stdout
     status, fails, detail, hint = said.strip().split("|")

@@ -11,7 +11,6 @@ from builder.errors import (
     CommandError,
     HapxError,
     InputError,
-    MissingError,
     NoSpaceError,
     UnreachableError,
     UntrustedError,
@@ -105,7 +104,7 @@ def test_what_nobody_has_seen_before_is_shown() -> None:
 
 
 def said(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
-    """A mock: a program that says these lines and fails, as on a full disk or without namespaces."""
+    """A mock: a program that says these lines and fails, as on a full disk."""
 
     def run(argv: list[str], **how: object) -> None:
         for line in lines:
@@ -131,22 +130,6 @@ def test_a_full_disk_inside_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     plan = dataclasses.replace(PLAN, work=str(tmp_path))
     with pytest.raises(NoSpaceError, match=rf"^10-x.sh: no space left on the disk of {tmp_path} "):
         rootfs.run_there(["unshare"], plan, doing="10-x.sh")
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "unshare: unshare failed: Operation not permitted",
-        "unshare: cannot open /proc/self/uid_map: Permission denied",
-        "newuidmap: uid range [1-65536) -> [100000-165535) not allowed",
-    ],
-)
-def test_a_machine_without_namespaces_is_told_so(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
-    said(monkeypatch, line)
-    with pytest.raises(MissingError, match=r"^10-x\.sh: ") as caught:
-        rootfs.run_there(["unshare"], PLAN, doing="10-x.sh")
-    assert line in caught.value.message
-    assert "doctor" in caught.value.hint
 
 
 def test_a_root_that_cannot_be_unpacked_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
