@@ -173,8 +173,10 @@ def main() -> None:
     except HapxError as error:
         fail(error, as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):
+        interrupts.ignore()
         code = ExitCode.INTERRUPTED
     except SystemExit as ended:
+        interrupts.ignore()
         code = ended.code
     except typer.TyperException as error:
         fail(UsageError(str(error), hint="hapx-build --help"), as_json=as_json)

@@ -28,6 +28,12 @@ def unwind() -> None:
             signal.signal(number, _unwind)
 
 
+def ignore() -> None:
+    """From now on Ctrl-C, SIGTERM and SIGHUP do nothing: the run is over, and its last words and exit code stand."""
+    for number in (signal.SIGINT, *EXIT_CODES):
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def held() -> Iterator[None]:
     """Ctrl-C, SIGTERM and SIGHUP that come within the block are felt after it, once.

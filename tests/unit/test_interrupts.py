@@ -71,3 +71,11 @@ def test_another_thread_goes_on_without() -> None:
     thread.start()
     thread.join(5)
     assert said == ["worked"]
+
+
+def test_signals_after_the_end_are_ignored() -> None:
+    interrupts.unwind()
+    interrupts.ignore()
+    for number in SIGNALS:
+        signal.raise_signal(number)
+        assert signal.getsignal(number) is signal.SIG_IGN
