@@ -169,14 +169,17 @@ def main() -> None:
     interrupts.unwind()
     as_json = "--json" in sys.argv
     try:
-        code = app(standalone_mode=False)
+        try:
+            code = app(standalone_mode=False)
+        finally:
+            # The run is over, and only its last words are left: another Ctrl-C must not cut them off, or change the
+            # exit code to that of a program that a signal killed.
+            interrupts.ignore()
     except HapxError as error:
         fail(error, as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):
-        interrupts.ignore()
         code = ExitCode.INTERRUPTED
     except SystemExit as ended:
-        interrupts.ignore()
         code = ended.code
     except typer.TyperException as error:
         fail(UsageError(str(error), hint="hapx-build --help"), as_json=as_json)

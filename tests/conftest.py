@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,15 @@ from tests import node
 from tests.virtualbox import chroot
 
 BAKE_SECONDS = 3600.0
+
+
+@pytest.fixture(autouse=True)
+def _signals_left_as_they_were() -> Iterator[None]:
+    """A test that leaves a signal ignored or handled breaks others far away from it: say which test it was."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 
 import pytest
@@ -14,8 +16,9 @@ from builder.errors import BusyError, CommandError, ExitCode, InputError, Proble
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run the command line with something in place of every command; its exit code and output."""
-    # Signals' handlers belong to a process: the real ones are tested on real processes.
+    # Signals' handlers belong to a process, and this one goes on to other tests.
     monkeypatch.setattr(interrupts, "unwind", lambda: None)
+    monkeypatch.setattr(interrupts, "ignore", lambda: None)
 
     def run(*arguments: str, doing: Callable[[], object] | None = None) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["hapx-build", *arguments])
@@ -29,6 +32,25 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return code, said.out, said.err
 
     return run
+
+
+@pytest.mark.parametrize("ended", ["by returning 130", "by KeyboardInterrupt"])
+def test_a_late_ctrl_c_does_not_change_the_exit_code(ended: str) -> None:
+    """Typer returns 130 after Ctrl-C instead of raising, and the next one came while the message was written."""
+    how = "return 130" if ended == "by returning 130" else "raise KeyboardInterrupt"
+    program = textwrap.dedent(f"""
+        import signal
+        from builder import cli
+        def app(**_):
+            {how}
+        def fail(error, *, as_json, real=cli.fail):
+            signal.raise_signal(signal.SIGINT)
+            real(error, as_json=as_json)
+        cli.app, cli.fail = app, fail
+        cli.main()
+    """)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (ExitCode.INTERRUPTED, "error: interrupted\n")
 
 
 def raising(error: BaseException) -> Callable[[], object]:
