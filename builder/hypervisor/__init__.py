@@ -112,7 +112,7 @@ class Converged:
 class Hypervisor(Protocol):
     """One hypervisor on one host.
 
-    Everything here may be run again, after success and after being cut off anywhere. Each raises HapxError: MissingError
+    Everything here may be run again, after success and after being cut off. Each raises HapxError: MissingError
     where the hypervisor's program is not there, UnreachableError for a host that does not answer, InputError for what
     is in the way, CommandError for what its program refuses.
     """
