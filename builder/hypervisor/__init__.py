@@ -166,6 +166,10 @@ class Hypervisor(Protocol):
         """The command that shows the machine's serial console as it is written, to be run on this machine."""
         ...
 
+    def console_tail(self, name: str, lines: int) -> Sequence[str]:
+        """The last lines of the machine's serial console, as far as they were kept; none where nothing was."""
+        ...
+
     def ask(self, name: str, argv: Sequence[str], *, timeout: float) -> str | None:
         """What a program on the node prints, run as root by the guest agent; None where that does not answer (yet)."""
         ...

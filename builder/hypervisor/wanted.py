@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_interface
 from pathlib import Path
 
 from builder.hypervisor import Base, ExtraDisk, Machine, Nic
 from builder.spec import derived
+from builder.spec.derived import Interface, Subnet
 from builder.spec.model import Cluster, NetworkKind, Node
 
 
@@ -24,6 +26,11 @@ def machine(cluster: Cluster, node: Node, base: Base, seed: Path, *, linked: boo
         seed=seed,
         linked=linked,
     )
+
+
+def host_address(subnet: Subnet) -> Interface:
+    """The host's own address in a subnet of a host-only network: the one after its own, as VirtualBox has it."""
+    return ip_interface((subnet[min(1, subnet.num_addresses - 1)], subnet.prefixlen))
 
 
 def _nic(cluster: Cluster, node: Node, name: str) -> Nic:
