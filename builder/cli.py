@@ -100,15 +100,26 @@ def image(
 @app.command()
 def verify(
     ova: Annotated[Path, typer.Argument(metavar="FILE.ova", help="The OVA to check.", show_default=False)],
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--key", metavar="KEY", help="Public key of minisign, or its file: the signature has to be there."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check an OVA, whoever made it: tar, manifest, descriptor, disk; exit 1 when anything is wrong."""
+    """Check an OVA, whoever made it, and what stands beside it; exit 1 when anything is wrong.
+
+    Tar, manifest, descriptor and disk; checksums, lists of packages, provenance, and with --key the signature.
+    """
     from builder import present
+    from builder.image.verify import beside
     from builder.image.verify import verify as check
 
     with reporting(as_json=as_json, quiet=as_json) as reporter:
         reporter.begin("verify", title=f"Read {ova.name}")
         report = check(ova, on_progress=lambda done, total: reporter.advance(done, total, unit="B"))
+        report = beside.check(report, key=key)
         reporter.end()
     present.report(report, as_json=as_json)
     if not report.ok:

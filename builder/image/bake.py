@@ -23,7 +23,8 @@ from builder.errors import (
     Problem,
     UntrustedError,
 )
-from builder.image import inputs, manifest, packer, rootcache, rootfs, template, workplace
+from builder.image import attest, inputs, manifest, packer, rootcache, rootfs, template, workplace
+from builder.image.companions import Companion, beside
 from builder.image.plan import BakePlan, digest, digest_tree, read_packages, read_text
 from builder.image.stages import PLAN_VARIABLE, WAITING
 from builder.progress import Reporter
@@ -98,12 +99,7 @@ class Bake:
     @property
     def manifest(self) -> Path:
         """The build manifest."""
-        return self.output.with_name(f"{self.output.stem}.manifest.json")
-
-    @property
-    def checksum(self) -> Path:
-        """The OVA's digest, as sha256sum(1) reads it."""
-        return self.output.with_name(f"{self.output.name}.sha256")
+        return beside(self.output, Companion.MANIFEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,13 +336,15 @@ def _finish(job: Bake, reporter: Reporter) -> Outcome:
         ova=facts,
         stages=reporter.seconds,
     )
-    staged_manifest, staged_checksum = made.with_suffix(".manifest.json"), made.with_suffix(".sum")
-    staged_manifest.write_text(json.dumps(whole, indent=2) + "\n")
-    staged_checksum.write_text(_checksum_line(job, facts["sha256"]))
-    # Three renames in one go: nobody is to find an OVA beside another one's digest.
+    staged = {}
+    for companion, text in attest.texts(whole, json.dumps(whole, indent=2) + "\n", job.output).items():
+        staged[companion] = made.with_name(f"companion{companion}")
+        staged[companion].write_text(text)
+    # All renames in one go: nobody is to find an OVA beside another one's digest, or another one's signature.
     with interrupts.held():
-        staged_manifest.rename(job.manifest)
-        staged_checksum.rename(job.checksum)
+        beside(job.output, Companion.SIGNATURE).unlink(missing_ok=True)
+        for companion, path in staged.items():
+            path.rename(beside(job.output, companion))
         made.rename(job.output)
     return Outcome(
         job.output, facts["sha256"], facts["size"], unchanged=False, work=Path(plan.work) if job.keep_work else None
@@ -366,13 +364,9 @@ def _changes(job: Bake, mirror_state: str | None) -> str:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != known["ova"]["sha256"]:
         return "its contents are not what was made: it is damaged, or another file"
-    if not job.checksum.is_file() or job.checksum.read_text() != _checksum_line(job, found):
-        return f"{job.checksum.name} beside it is not its digest"
+    if wrong := attest.wrong(known, job.output):
+        return f"{wrong.name} beside it is not what was written with it"
     return ""
-
-
-def _checksum_line(job: Bake, sha256: str) -> str:
-    return f"{sha256}  {job.output.name}\n"
 
 
 def _root_state(plan: BakePlan, reporter: Reporter) -> tuple[rootcache.RootState | None, str | None]:

@@ -47,17 +47,22 @@ def slow_down(here: Place, *, seconds: int = 60) -> None:
 
 
 @pytest.mark.slow
-def test_one_line_and_four_files_come_out(place: Place) -> None:
+def came_out(stem: str) -> set[str]:
+    """The files of one bake."""
+    endings = (".ova", ".ova.sha256", ".log", ".manifest.json", ".spdx.json", ".cdx.json", ".provenance.json")
+    return {f"{stem}{ending}" for ending in (*endings, ".SHA256SUMS")}
+
+
+def test_one_line_and_its_files_come_out(place: Place) -> None:
     done = place.run(*SMALL)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     digest = re.fullmatch(rf"{re.escape(str(place.ova))}: \d+\.\d MB, sha256 ([0-9a-f]{{64}})\n", done.stdout, re.ASCII)
     assert digest, done.stdout
     stem = place.ova.name.removesuffix(".ova")
-    assert {path.name for path in place.dist.iterdir()} == {
-        f"{stem}.ova", f"{stem}.ova.sha256", f"{stem}.log", f"{stem}.manifest.json",
-    }  # fmt: skip
+    assert {path.name for path in place.dist.iterdir()} == came_out(stem)
     subprocess.run(["sha256sum", "--check", f"{stem}.ova.sha256"], cwd=place.dist, check=True, capture_output=True)
+    subprocess.run(["sha256sum", "--check", f"{stem}.SHA256SUMS"], cwd=place.dist, check=True, capture_output=True)
     subprocess.run([COMMAND, "verify", place.ova], check=True, capture_output=True)
 
     manifest = json.loads((place.dist / f"{stem}.manifest.json").read_text())
@@ -179,9 +184,7 @@ def test_output_is_a_folder_or_a_file(place: Place, asked: str, made: str) -> No
     )
     assert done.returncode == 0, done.stderr
     ova = odd / made
-    assert {path.name for path in ova.parent.iterdir() if path.name != "packer"} == {
-        ova.name, f"{ova.name}.sha256", f"{ova.stem}.log", f"{ova.stem}.manifest.json",
-    }  # fmt: skip
+    assert {path.name for path in ova.parent.iterdir() if path.name != "packer"} == came_out(ova.stem)
     subprocess.run(["sha256sum", "--check", f"{ova.name}.sha256"], cwd=ova.parent, check=True, capture_output=True)
     subprocess.run([COMMAND, "verify", ova], check=True, capture_output=True)
 

@@ -644,7 +644,7 @@ def test_an_output_that_is_there(place: Place) -> None:
         (lambda: flip(place.ova), "its contents are not what was made"),
         (
             lambda: place.ova.with_name(f"{place.ova.name}.sha256").write_text("0\n"),
-            ".sha256 beside it is not its digest",
+            ".sha256 beside it is not what was written with it",
         ),
         (lambda: manifest.write_text("{}"), f"no {manifest.name} beside it says what it was made from"),
         (lambda: manifest.write_text('{"format": 1, "inputs": {"key": 1}}'), "says what it was made from"),

@@ -37,7 +37,6 @@ def test_a_plan_says_where_everything_goes(folder: Path) -> None:
     assert job.output == folder / f"dist/hapx-{__version__}-amd64.ova"
     assert job.log == folder / f"dist/hapx-{__version__}-amd64.log"
     assert job.manifest == folder / f"dist/hapx-{__version__}-amd64.manifest.json"
-    assert job.checksum == folder / f"dist/hapx-{__version__}-amd64.ova.sha256"
     assert Path(job.plan.staging).parent == job.output.parent  # so that a rename is all it takes
     assert Path(job.plan.work).parent == Path("/var/tmp")
     assert job.plan.root_cache.parent == folder / "cache/hapx-build/roots"

@@ -414,11 +414,14 @@ def test_device() -> None:
         verify(Path("/dev/null"))
 
 
+GROUPS = ("tar", "manifest", "cert", "ovf", "vmdk", "sums", "signature", "build", "sbom", "provenance")
+
+
 def test_table_of_checks() -> None:
     assert len(CHECKS) > 70
     for name, check in CHECKS.items():
         group, dot, rest = name.partition(".")
-        assert group in {"tar", "manifest", "cert", "ovf", "vmdk"}
+        assert group in GROUPS
         assert dot
         assert rest == rest.lower()
         assert check.description
@@ -430,7 +433,7 @@ def test_table_of_checks_is_what_the_code_uses() -> None:
     for path in Path(builder.image.verify.__file__).parent.glob("*.py"):
         if path.name != "checks.py":
             strings = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
-            pattern = re.compile(r"(tar|manifest|cert|ovf|vmdk)\.[a-z0-9-]+")
+            pattern = re.compile(rf"({'|'.join(GROUPS)})\.[a-z0-9-]+")
             used |= {text for text in strings if isinstance(text, str) and pattern.fullmatch(text)}
     assert used == set(CHECKS)
 

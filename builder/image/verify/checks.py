@@ -153,6 +153,24 @@ CHECKS: dict[str, Check] = {
     "vmdk.directory": _error("the grain directory points to the grain tables"),
     "vmdk.table": _error("the grain tables point to the grains, every entry"),
     "vmdk.footer": _error("a disk with its directory at the end has a footer that repeats the header"),
+    # What stands beside the OVA, where anything does
+    "sums.absent": _warning("SHA256SUMS is there"),
+    "sums.format": _error("SHA256SUMS is what sha256sum writes: `DIGEST  NAME` lines, each name once, no folders"),
+    "sums.missing": _error("every file that SHA256SUMS lists is there"),
+    "sums.digest": _error("digests in SHA256SUMS are those of the files"),
+    "sums.incomplete": _error("SHA256SUMS lists the OVA, the build manifest, the lists of packages and the provenance"),
+    "signature.absent": _error("where a key is given, SHA256SUMS is there, and signed"),
+    "signature.wrong": _error("the signature of SHA256SUMS was made with that key"),
+    "build.manifest": _error("the build manifest is there, and is one"),
+    "build.digest": _error("the build manifest was written for this OVA"),
+    "sbom.absent": _warning("both lists of packages are there: SPDX and CycloneDX"),
+    "sbom.format": _error("the lists of packages can be read"),
+    "sbom.digest": _error("the lists of packages describe this OVA"),
+    "sbom.packages": _error("the lists of packages name what the build manifest names: no more, no less"),
+    "provenance.absent": _warning("the provenance is there"),
+    "provenance.format": _error("the provenance is an in-toto statement with SLSA's predicate, and can be read"),
+    "provenance.subject": _error("the provenance has this OVA for its subject, and nothing else"),
+    "provenance.packages": _error("the provenance names the packages that the build manifest names"),
 }  # fmt: skip
 
 
