@@ -1,8 +1,8 @@
 """A virtual machine of a test's own: QEMU with a disk made over the image's, watched through its serial console.
 
 Nothing of it outlives the test: QEMU is ended by its process, and dies with the process that started it. No packet
-leaves it: the network card's other end is QEMU's own network stack, cut off from the host (`restrict=on`). Inside,
-commands run without a login, through the QEMU guest agent that is part of the image.
+leaves it: a network card's other end is QEMU's own network stack, cut off from the host (`restrict=on`), unless the
+test names another. Inside, commands run without a login, through the QEMU guest agent that is part of the image.
 """
 
 from __future__ import annotations
@@ -85,6 +85,14 @@ class Kernel:
 
 
 @dataclass(frozen=True, slots=True)
+class Cable:
+    """A virtio network card with a MAC address, and what QEMU plugs it into: a -netdev without its id."""
+
+    mac: str
+    netdev: str
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """A virtual machine: `disk` (raw) is only read, what the guest writes goes to a layer of its own.
 
@@ -95,6 +103,8 @@ class Machine:
     firmware: Firmware
     controller: Controller
     nics: tuple[Nic, ...] = ()
+    cables: tuple[Cable, ...] = ()
+    cd: Path | None = None
     grown_by_mib: int = 0
     kernel: Kernel | None = None
     memory_mib: int = 1024
@@ -130,6 +140,12 @@ def arguments(machine: Machine, work: Path, *, qmp: int, agent: int) -> list[str
     ]
     for index, nic in enumerate(machine.nics):
         argv += ["-netdev", f"user,id=net{index},restrict=on", "-device", f"{nic},netdev=net{index}"]
+    for index, cable in enumerate(machine.cables):
+        argv += ["-netdev", f"{cable.netdev},id=cable{index}"]
+        argv += ["-device", f"virtio-net-pci,netdev=cable{index},mac={cable.mac}"]
+    if machine.cd is not None:
+        argv += ["-drive", f"if=none,id=cd,format=raw,readonly=on,media=cdrom,file={machine.cd.resolve()}"]
+        argv += ["-device", "ide-cd,drive=cd,bus=ide.1"]
     if machine.kernel is not None:
         argv += ["-kernel", str(machine.kernel.path), "-initrd", str(machine.kernel.initramfs)]
         # A kernel that gives up ends the machine, not only itself.

@@ -1,0 +1,229 @@
+"""How long it takes from power on to the floating IP, beside a bare Debian's way to its login prompt, in one run.
+
+    python tests/bench/bench_boot.py [--runs N]
+
+The bare image is Debian 13 with everything of the priorities required and important, the same kernel, and no more: no
+cluster, no cloud-init, no SSH. Both boot in QEMU with the same machine. Ours boots from a seed, as one node and as a
+pair (two machines at once, beside two bare ones at once); a client on loopback asks for a page through the floating IP
+until it comes, from a real backend. HAPX_TEST_OVA names an OVA to take instead of baking one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import http.server
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from builder import acceleration
+from builder.seed import seeding
+from builder.seed.secrets import path_beside
+from builder.seed.seeding import ClusterSpec
+from builder.seed.templates import Templates
+from builder.spec import derived, load
+from tests.e2e.image import extract_disk
+from tests.e2e.vm import Cable, Controller, Firmware, Machine, start
+
+PACKER = Path(__file__).resolve().parents[2] / "packer"
+LOGIN = r"^\S+ login: "
+SECONDS = 600.0
+VIP = "192.168.56.10"
+WANTED = 1.3
+
+# Debian 13's own idea of a system: its packages of priority important that are not required by others of the list,
+# the kernel and the boot loaders, and a serial console to see the prompt on. An initramfs as Debian makes it.
+BARE_PACKAGES = (
+    *("e2fsprogs", "grub-efi-amd64-bin", "grub-pc-bin", "grub2-common", "initramfs-tools", "linux-image-amd64", "zstd"),
+    *("cron", "dbus", "dhcpcd-base", "fdisk", "ifupdown", "init", "iproute2", "iputils-ping", "kmod", "less"),
+    *("libpam-systemd", "logrotate", "nano", "netbase", "nftables", "procps", "systemd-sysv", "systemd-timesyncd"),
+    *("tzdata", "udev", "vim-tiny", "whiptail"),
+)
+BARE_SCRIPTS = {
+    "10-packages.sh": ":",
+    "20-overlay.sh": "echo 'GRUB_TIMEOUT=1 GRUB_CMDLINE_LINUX=\"console=tty0 console=ttyS0,115200n8\"' "
+    ">/etc/default/grub.d/bare.cfg",
+    "30-system.sh": "echo bare >/etc/hostname",
+    "40-services.sh": "systemctl enable serial-getty@ttyS0.service",
+    "50-initramfs.sh": 'for kernel in /usr/lib/modules/*; do update-initramfs -u -k "${kernel##*/}"; done',
+    "90-generalise.sh": ": >/etc/machine-id",
+}
+
+
+def spec(nodes: int, backend: int) -> str:
+    """A cluster of that many nodes on QEMU's own network, whose gateway is this machine's loopback."""
+    listed = "".join(
+        f"  - {{name: node{n}, addresses: {{public: 192.168.56.{10 + n}, link: 10.56.0.{n}}}}}\n"
+        for n in range(1, nodes + 1)
+    )
+    return f"""name: bench
+networks:
+  public: {{kind: hostonly, subnets: [192.168.56.0/24]}}
+  link: {{kind: intnet, subnets: [10.56.0.0/24]}}
+nodes:
+{listed}vips: [{{address: {VIP}, network: public}}]
+corosync: {{links: [link]}}
+haproxy:
+  frontends: [{{name: web, port: 80, mode: http, backend: web}}]
+  backends: [{{name: web, mode: http, servers: [{{name: web1, address: 192.168.56.2, port: {backend}}}]}}]
+"""
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    """A backend."""
+
+    def do_GET(self) -> None:
+        """Say yes."""
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET  # noqa: N815 - the name is http.server's
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextlib.contextmanager
+def served() -> Iterator[int]:
+    """A backend on loopback; its port."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+
+
+def free_port() -> int:
+    """A port of loopback that nobody has."""
+    with socket.create_server(("127.0.0.1", 0)) as end:
+        return int(end.getsockname()[1])
+
+
+def first_page(ports: list[int], began: float) -> float:
+    """Seconds until a page comes through the floating IP, on whichever node it is."""
+    while time.monotonic() - began < SECONDS:
+        for port in ports:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+                connection.request("GET", "/")
+                if connection.getresponse().status == 200:
+                    return time.monotonic() - began
+        time.sleep(0.1)
+    raise TimeoutError(f"no page through the floating IP within {SECONDS:.0f} seconds")
+
+
+def boot_bare(disk: Path, count: int, folder: Path) -> float:
+    """Seconds until the last of so many bare machines, switched on at once, shows its login prompt."""
+    with contextlib.ExitStack() as stack:
+        machine = Machine(disk, Firmware.BIOS, Controller.SATA, cpus=1)
+        guests = [stack.enter_context(start(machine, folder / f"bare{n}")) for n in range(count)]
+        with ThreadPoolExecutor() as pool:
+            return max(pool.map(lambda guest: guest.wait_for(LOGIN, seconds=SECONDS), guests))
+
+
+def boot_ours(disk: Path, count: int, folder: Path) -> float:
+    """Seconds until a page comes through the floating IP of so many seeded nodes, switched on at once."""
+    with contextlib.ExitStack() as stack:
+        backend = stack.enter_context(served())
+        path = folder / f"bench{count}.yaml"
+        path.write_text(spec(count, backend))
+        cluster = load(path)
+        request = seeding.SeedRequest((ClusterSpec(path, path_beside(path)),), (), output=folder)
+        seeds = {node.name: folder / f"{node.name}-cidata.iso" for node in cluster.nodes}
+        seeding.write_isos(seeding.prepare(request, Templates()))
+        ports, machines = [], []
+        wire = folder / f"wire{count}"
+        for place, node in enumerate(cluster.nodes):
+            ports.append(free_port())
+            public = f"user,net=192.168.56.0/24,host=192.168.56.2,hostfwd=tcp:127.0.0.1:{ports[-1]}-{VIP}:80"
+            role = "on" if place == 0 else "off"
+            link = f"stream,server={role},addr.type=unix,addr.path={wire}" if count > 1 else "hubport,hubid=0"
+            cables = (
+                Cable(derived.mac(cluster, node, "public"), public),
+                Cable(derived.mac(cluster, node, "link"), link),
+            )
+            machines.append(Machine(disk, Firmware.BIOS, Controller.SATA, cables=cables, cd=seeds[node.name], cpus=1))
+        began = time.monotonic()
+        for place, machine in enumerate(machines):
+            stack.enter_context(start(machine, folder / f"ours{place}"))
+        try:
+            return first_page(ports, began)
+        finally:
+            for place in range(count):
+                shutil.copy(folder / f"ours{place}/console", Path(tempfile.gettempdir(), f"bench-boot-{place}.console"))
+
+
+def bake_bare(folder: Path) -> Path:
+    """The bare Debian's disk, by the same writer."""
+    template = folder / "packer"
+    shutil.copytree(PACKER, template)
+    (template / "packages.list").write_text("".join(f"{package}\n" for package in BARE_PACKAGES))
+    shutil.rmtree(template / "files")
+    excludes = template / "files/etc/dpkg/dpkg.cfg.d/hapx"
+    excludes.parent.mkdir(parents=True)
+    excludes.touch()
+    for name, script in BARE_SCRIPTS.items():
+        (template / "scripts" / name).write_text(f"#!/bin/sh\nset -eu\n{script}\n")
+    argv = [sys.executable, "-m", "builder.cli", "image", "--output", "bare.ova"]
+    subprocess.run(argv, cwd=folder, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    extract_disk(folder / "bare.ova", folder / "bare.raw")
+    return folder / "bare.raw"
+
+
+def main() -> None:
+    """Run and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=1)
+    arguments = parser.parse_args()
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory(prefix="bench-boot-", dir="/var/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        bare = bake_bare(folder)
+        ours = folder / "ours.raw"
+        extract_disk(ova(folder), ours)
+        for place in range(arguments.runs):
+            for count in (1, 2):
+                for what, boot, disk in (("bare", boot_bare, bare), ("ours", boot_ours, ours)):
+                    work = folder / f"{what}{count}-{place}"
+                    work.mkdir()
+                    found.setdefault(f"{what}{count}", []).append(boot(disk, count, work))
+
+    title = f"median of {arguments.runs}, {os.cpu_count()} processors, {acceleration.detect().accelerator}"
+    table = Table(title=title, title_justify="left")
+    for heading in ("from power on to", "seconds", "of bare", "wanted"):
+        table.add_column(heading, justify="left" if heading == "from power on to" else "right")
+    for count, machines in ((1, "one machine"), (2, "two machines at once")):
+        prompt, page = (statistics.median(found[f"{what}{count}"]) for what in ("bare", "ours"))
+        table.add_row(f"login prompt of a bare Debian, {machines}", f"{prompt:.1f}", "", "")
+        table.add_row(
+            f"a page through the floating IP, {machines}", f"{page:.1f}", f"{page / prompt:.2f}", f"at most {WANTED}"
+        )
+    Console(width=120).print(table)
+
+
+def ova(folder: Path) -> Path:
+    """The OVA to boot."""
+    if given := os.environ.get("HAPX_TEST_OVA"):
+        return Path(given)
+    argv = [sys.executable, "-m", "builder.cli", "image", "--output", str(folder / "ours.ova")]
+    subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    return folder / "ours.ova"
+
+
+if __name__ == "__main__":
+    main()
