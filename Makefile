@@ -8,7 +8,7 @@ SCRIPTS = $(shell grep -rIlE --exclude='*.py' --exclude='*.j2' '^\#! ?(/usr)?/bi
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help image test test-fast lint bench clean
+.PHONY: help image test test-fast lint docs bench clean
 
 help: ## Show this
 	@echo "Usage: make TARGET [ARGS='...']"
@@ -41,6 +41,10 @@ run-lint:
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	shellcheck $(SCRIPTS)
+
+docs: ## Make the pages of the commands anew: docs/commands/ and docs/man/
+	@.ci/prepare test test
+	$(PYTHON) docs/generate.py
 
 bench: ## Run the benchmarks of tests/bench, one after the other
 	@.ci/prepare test test

@@ -35,8 +35,7 @@ def pages(folder: Path) -> None:
     index = [f"# The commands of {NAME}\n"]
     manual(folder, [], root.help or "")
     for name in root.list_commands(context):
-        command = root.get_command(context, name)
-        assert command is not None
+        command = root.commands[name]
         text = get_docs_for_click(obj=command, ctx=context, name=name, call_prefix=NAME)
         (folder / "commands" / f"{name}.md").write_text(text.rstrip() + "\n")
         index.append(f"- [`{NAME} {name}`]({name}.md): {first_sentence(command.help or '')}")
@@ -49,10 +48,7 @@ def pages(folder: Path) -> None:
 def subcommands(command: typer.core.TyperCommand, context: typer.Context) -> Iterator[typer.core.TyperCommand]:
     """The commands of a group of commands; none of any other."""
     if isinstance(command, typer.core.TyperGroup):
-        for name in command.list_commands(context):
-            found = command.get_command(context, name)
-            assert found is not None
-            yield found
+        yield from (command.commands[name] for name in command.list_commands(context))
 
 
 def manual(folder: Path, words: list[str], text: str) -> None:
@@ -70,7 +66,7 @@ def manual(folder: Path, words: list[str], text: str) -> None:
 
 def first_sentence(text: str) -> str:
     """What a command is for, in a line."""
-    return " ".join(text.split("\n\n")[0].split())
+    return " ".join(text.split("\n\n", maxsplit=1)[0].split())
 
 
 if __name__ == "__main__":
