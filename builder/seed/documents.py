@@ -50,7 +50,6 @@ def documents(
         "cluster": cluster,
         "cluster_settings": _cluster_settings(cluster),
         "files": [file.as_data() for file in files.cluster_files(cluster, secrets, templates)],
-        "commands": _COMMANDS,
         "secrets": secrets.values,
     }
     made, problems = [], []
@@ -73,13 +72,6 @@ def documents(
     return tuple(made)
 
 
-# The cluster's services are not enabled in the image, as without a seed there is no cluster. systemd knows their order.
-_COMMANDS = (
-    "systemctl enable --now nftables.service",
-    "systemctl enable --now haproxy.service corosync.service pacemaker.service",
-)
-
-
 def _node_settings(cluster: Cluster, node: Node) -> dict[str, Any]:
     return {
         # Pacemaker calls a node what `uname -n` says, Corosync what nodelist says: both the short name.
@@ -97,6 +89,9 @@ def _cluster_settings(cluster: Cluster) -> dict[str, Any]:
         "users": [_user(user, cluster.ssh.keys if user is cluster.users[0] else ()) for user in cluster.users],
         "disable_root": True,
         "ssh_pwauth": False,
+        # A changed seed is a new instance to cloud-init, but the node is the same one, and known by its keys. The image
+        # has none, so each node's are its own all the same.
+        "ssh_deletekeys": False,
         # The image has all it needs: a node that forms a cluster asks nobody on the internet.
         "package_update": False,
         "package_upgrade": False,

@@ -3,10 +3,10 @@
 set -eu
 
 cd "$HAPX_DATA/files"
-find . -type d | while IFS= read -r directory; do
+find . -name __pycache__ -prune -o -type d -print | while IFS= read -r directory; do
     [ -d "/$directory" ] || install -d -m 0755 "/$directory"
 done
-find . -type f | while IFS= read -r file; do
+find . -name __pycache__ -prune -o -type f -print | while IFS= read -r file; do
     mode=0644
     [ ! -x "$file" ] || mode=0755
     install -m "$mode" "$file" "/$file"

@@ -35,7 +35,7 @@ def test_a_part_that_another_template_includes_can_be_replaced_too(tmp_path: Pat
 def test_user_data_of_ones_own_adds_to_ours(tmp_path: Path) -> None:
     (tmp_path / "user-data.j2").write_text(
         "#cloud-config\n{{ node_settings | yaml }}\n{{ cluster_settings | yaml }}\nlocale: {{ 'no' | yaml }}\n"
-        "write_files:\n{{ files | yaml }}\n  - path: /etc/motd\n    content: hello\nruncmd:\n{{ commands | yaml }}\n"
+        "write_files:\n{{ files | yaml }}\n  - path: /etc/motd\n    content: hello\n"
     )
     data = read(render(loaded(spec()), tmp_path)[0].texts["user-data"])
     assert data["write_files"][-1] == {"path": "/etc/motd", "content": "hello"}
