@@ -1,21 +1,10 @@
 #!/bin/sh
-# What starts at boot, and what waits for a seed.
+# What starts at boot, and what waits for a seed: as the preset says, of what is there.
 set -eu
 
-# The cluster waits: unseeded, Debian's default corosync.conf would form a cluster of one.
-# The same list is in system-preset/10-hapx.preset, for a first boot that applies presets.
-for unit in corosync corosync-notifyd pacemaker pacemaker_remote crm_mon haproxy; do
-    if [ -e "/usr/lib/systemd/system/$unit.service" ]; then
-        systemctl disable "$unit.service"
+sed -n 's/^\(enable\|disable\) //p' /etc/systemd/system-preset/10-hapx.preset | while IFS= read -r unit; do
+    file=$(printf '%s\n' "$unit" | sed 's/@.*\./@./')
+    if [ -e "/usr/lib/systemd/system/$file" ] || [ -e "/etc/systemd/system/$file" ]; then
+        systemctl preset "$unit"
     fi
 done
-
-# Of no use in an appliance, and each costs seconds of every boot or wakes a cluster node at a bad moment.
-for unit in e2scrub_all.timer e2scrub_reap.service logd.service openhpid.service; do
-    if [ -e "/usr/lib/systemd/system/$unit" ]; then
-        systemctl disable "$unit"
-    fi
-done
-
-systemctl enable ssh.service chrony.service systemd-networkd.service systemd-resolved.service
-systemctl enable serial-getty@ttyS0.service
