@@ -1,0 +1,418 @@
+"""VirtualBox through VBoxManage, on this machine or on one reached by SSH."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from builder import interrupts, remote
+from builder.errors import HapxError, InputError
+from builder.hypervisor import Base, Converged, Found, Machine, Progress, State
+from builder.hypervisor.virtualbox import mark, plan, reading, said, storage
+from builder.hypervisor.virtualbox.hostonly import HostOnlyNetworks
+from builder.hypervisor.virtualbox.manage import LOCKED, LONG, POLL, QUICK, Manage
+from builder.hypervisor.virtualbox.plan import Wanted
+from builder.hypervisor.virtualbox.reading import Card, Settings
+
+SNAPSHOT = "base"
+"""The snapshot of a base that clones are made from; taken last, so a base without it is half-made."""
+SERIAL = "console.log"
+THREADS = 4
+
+
+class VirtualBox:
+    """One VirtualBox; meets `Hypervisor`. `uri` is ssh://…, or None for this machine. Takes several threads at once."""
+
+    def __init__(self, uri: str | None = None) -> None:
+        self._place = remote.place(uri)
+        self._manage = Manage(self._place)
+        self._host_only = HostOnlyNetworks(self._manage)
+        self._sources: dict[str, Settings] = {}
+
+    @property
+    def where(self) -> str:
+        """See `Hypervisor`."""
+        return self._place.where
+
+    @property
+    def manage(self) -> Manage:
+        """VBoxManage itself."""
+        return self._manage
+
+    def bases(self) -> Sequence[Base]:
+        """See `Hypervisor`."""
+        uuids = [uuid for name, uuid in self._manage.machines() if not mark.is_ours(uuid, name)]
+        found = (mark.read_base(each.description) for each in self._all(uuids) if SNAPSHOT in each.snapshots)
+        return [base for base in found if base is not None]
+
+    def import_base(self, ova: Path, base: Base, *, on_progress: Progress | None = None) -> bool:
+        """See `Hypervisor`. Only its start and its end are told of: VBoxManage does not say how far it is."""
+        for found in self._named(base.name):
+            there = mark.read_base(found.description)
+            if there is None or there.name != base.name:
+                raise self._in_the_way(base.name)
+            if SNAPSHOT not in found.snapshots:
+                self._manage.run("unregistervm", found.uuid, "--delete", timeout=LONG, patience=LOCKED)
+            elif there.sha256 == base.sha256:
+                return False
+            else:
+                raise InputError(
+                    f"{self.where}: {base.name} is there already, from another OVA (SHA-256 {there.sha256})",
+                    hint="import this one under another name (--name), or remove that one and the machines made of it",
+                )
+        size = ova.stat().st_size
+        if on_progress is not None:
+            on_progress(0, size)
+        near = self._place.fetchable(ova)
+        copied = PurePosixPath(f".cache/hapx-build/{base.sha256[:16]}/{ova.name}")
+        if near is None:
+            self._place.put(ova, copied, mode=0o600)
+        try:
+            self._import(str(near or copied), base)
+        except BaseException:
+            with interrupts.held(), contextlib.suppress(HapxError):
+                self._sweep_base(base)
+            raise
+        if near is None:
+            self._place.run(["rm", "-rf", "--", str(copied.parent)], timeout=QUICK)
+        if on_progress is not None:
+            on_progress(size, size)
+        return True
+
+    def remove_base(self, name: str) -> None:
+        """See `Hypervisor`."""
+        for found in self._named(name):
+            if mark.read_base(found.description) is None:
+                raise self._in_the_way(name)
+            self._unregister(found)
+            self._sources.pop(name, None)
+            return
+        raise InputError(f"{self.where}: there is no base {name}", hint=self._known_bases())
+
+    def machines(self, cluster: str | None = None) -> Sequence[Found]:
+        """See `Hypervisor`."""
+        ours = [uuid for name, uuid in self._manage.machines() if mark.is_ours(uuid, name)]
+        found = [_found(settings) for settings in self._all(ours)]
+        return [each for each in found if cluster is None or each.cluster == cluster]
+
+    def converge(self, machine: Machine) -> Converged:
+        """See `Hypervisor`."""
+        # What can be wrong with the input is found before anything is made.
+        plan.plugs(machine.nics, {nic.network: ("hostonly", "") for nic in machine.nics})
+        found = self._own(machine.name)
+        if found is not None and _is_untouched(found) and mark.read_base(found.description) != machine.base:
+            # A clone of another base that was never made into anything.
+            self._unregister(found)
+            found = None
+        if found is not None and (origin := mark.read_origin(found.description)) and origin.cluster != machine.cluster:
+            raise InputError(
+                f"{self.where}: {machine.name} is a machine of "
+                + (f"the cluster {origin.cluster}" if origin.cluster else "hapx-build create"),
+                hint="destroy that one first, or name this node otherwise",
+            )
+        host_only = self._host_only.resolve(machine.cluster, machine.nics)
+        if found is not None:
+            return self._converge(machine, found, host_only, self._manage.promiscuous(found.uuid))
+        source = self._source(machine.base)
+        uuid = mark.fresh_uuid(machine.name)
+        group = mark.group(machine.cluster)
+        with self._undone(uuid, self._expected(source, group, machine.name)):
+            fresh = self.clone(source, machine.name, uuid, group, linked=machine.linked)
+            self._converge(machine, fresh, host_only, {})
+        kind = "linked clone" if machine.linked else "full clone"
+        return Converged(machine.name, True, (f"{kind} of {machine.base.name}",))
+
+    def start(self, name: str) -> bool:
+        """See `Hypervisor`."""
+        found = self._our(name)
+        match found.state:
+            case State.RUNNING | State.STARTING:
+                return False
+            case State.PAUSED:
+                self._manage.run("controlvm", found.uuid, "resume")
+            case _:
+                self._manage.run("startvm", found.uuid, "--type", "headless", timeout=QUICK, patience=LOCKED)
+        return True
+
+    def stop(self, name: str, *, timeout: float) -> bool:
+        """See `Hypervisor`."""
+        found = self._our(name)
+        if not _is_on(found):
+            return False
+        if found.state is State.PAUSED:
+            self._manage.run("controlvm", found.uuid, "resume")
+        if timeout > 0 and found.state is not State.BROKEN:
+            self._manage.run("controlvm", found.uuid, "acpipowerbutton")
+            deadline = time.monotonic() + timeout
+            while time.monotonic() < deadline:
+                time.sleep(POLL)
+                if not _is_on(self._our(name)):
+                    return True
+        self.power_off(name)
+        return True
+
+    def power_off(self, name: str) -> bool:
+        """See `Hypervisor`."""
+        found = self._our(name)
+        if not _is_on(found):
+            return False
+        self._manage.run("controlvm", found.uuid, "poweroff")
+        deadline = time.monotonic() + LOCKED
+        while _is_on(self._our(name)) and time.monotonic() < deadline:
+            time.sleep(POLL)
+        return True
+
+    def destroy(self, name: str) -> bool:
+        """See `Hypervisor`. A machine of that name that is not ours is in the way: InputError."""
+        found = self._own(name)
+        if found is None:
+            return False
+        self._check_children(found)
+        if _is_on(found):
+            self.power_off(name)
+        self.remove(found)
+        return True
+
+    def remove(self, found: Settings) -> None:
+        """Remove a machine that is off, its disks, and the files that we put into its folder."""
+        media = [medium for medium in found.media if storage.is_cd(found, medium.path)]
+        # What is secret goes first: a run that is cut off here leaves a machine without a CD, and no CD without one.
+        files = [*(medium.path for medium in media), str(found.folder / SERIAL)]
+        self._place.run(["rm", "-f", "--", *files], timeout=QUICK)
+        self._manage.run("unregistervm", found.uuid, "--delete", timeout=LONG, patience=LOCKED)
+        for medium in media:
+            self._manage.run("closemedium", "dvd", medium.path, check=False)
+        # The cluster's folder, with its last machine.
+        self._place.run(["rmdir", "--", str(found.folder.parent)], timeout=QUICK, check=False)
+
+    def destroy_networks(self, cluster: str) -> Sequence[str]:
+        """See `Hypervisor`."""
+        return self._host_only.remove(cluster)
+
+    def console(self, name: str) -> Sequence[str]:
+        """See `Hypervisor`."""
+        return self._place.interactive(["tail", "-n", "+1", "-F", str(self._our(name).folder / SERIAL)])
+
+    def console_tail(self, name: str, lines: int) -> Sequence[str]:
+        """See `Hypervisor`."""
+        file = str(self._our(name).folder / SERIAL)
+        result = self._place.run(["tail", "-n", str(lines), "--", file], timeout=QUICK, check=False)
+        return result.stdout.splitlines()
+
+    def ask(self, name: str, argv: Sequence[str], *, timeout: float) -> str | None:
+        """See `Hypervisor`. Never answers: VirtualBox' own guest additions are not in the image."""
+        return None
+
+    def clone(self, source: Settings, name: str, uuid: str, group: str, *, linked: bool | None) -> Settings:
+        """Clone a machine, from its snapshot where `linked` is said or denied, else all of it; its settings, unread.
+
+        What is left of one that was cut off there, and that VirtualBox does not know, is taken away.
+        """
+        flags = [f"--name={name}", f"--uuid={uuid}", f"--groups={group}", "--register"]
+        if linked is None:
+            flags.append("--mode=all")
+        else:
+            flags += [f"--snapshot={SNAPSHOT}", "--options=link" if linked else "--mode=machine"]
+        expected = self._expected(source, group, name)
+        if expected is not None:
+            flags.append(f"--basefolder={expected.parents[2]}")
+        argv = ["clonevm", source.uuid, *flags]
+        result = self._manage.run(*argv, timeout=LONG, check=False)
+        if result.returncode != 0:
+            error = said.error(result, self.where)
+            if not said.is_in_the_way(result.stderr) or expected is None or not self._sweep(expected):
+                if said.is_in_the_way(result.stderr):
+                    raise InputError(error.message, hint="no machine of VirtualBox's: move that folder away") from None
+                raise error
+            self._manage.run(*argv, timeout=LONG)
+        if expected is None:
+            settings = self._manage.settings(uuid)
+            if settings is None:
+                raise HapxError(f"{self.where}: {name} is gone, just after it was made")
+            return settings
+        # Nothing is known of what a snapshot's settings are: these differ from everything that is wanted.
+        unknown = {slot: Card("", None, "", "", cable=False) for slot in range(1, plan.SLOTS + 1)}
+        return replace(
+            source,
+            uuid=uuid,
+            name=name,
+            groups=(),
+            config=expected / f"{name}.vbox",
+            state=State.OFF,
+            cpus=0,
+            memory_mib=0,
+            cards=unknown,
+            media=(),
+            serial=("off", ""),
+            snapshots=frozenset(),
+        )
+
+    def apply(self, found: Settings, changes: plan.Changes) -> None:
+        """Make changes to a machine's settings."""
+        if changes.modify:
+            self._manage.run("modifyvm", found.uuid, *changes.modify, patience=LOCKED)
+        for each in changes.control:
+            self._manage.run("controlvm", found.uuid, *each)
+
+    def _converge(
+        self, machine: Machine, found: Settings, host_only: dict[str, tuple[str, str]], modes: dict[int, str]
+    ) -> Converged:
+        wanted = Wanted(
+            groups=(mark.group(machine.cluster),),
+            description=mark.of_node(machine.cluster, machine.name, self._base_of(machine, found)),
+            cpus=machine.cpus,
+            memory_mib=machine.memory_mib,
+            plugs=plan.plugs(machine.nics, host_only),
+            serial=found.folder / SERIAL,
+        )
+        if found.state not in (State.OFF, State.RUNNING, State.PAUSED, State.BROKEN):
+            raise InputError(
+                f"{self.where}: {machine.name} is {found.state}", hint="start or stop it, then run this again"
+            )
+        changes = plan.changes(wanted, found, modes, self._manage.dialect)
+        disks = storage.plan_disks(self._manage, found, machine.disks)
+        self.apply(found, changes)
+        done, later = list(changes.done), list(changes.later)
+        if wanted.description != mark.of_node(machine.cluster, machine.name, machine.base.name):
+            later.append(f"base: stays {self._base_of(machine, found)}; destroy it and clone it again for another")
+        for part in (
+            storage.attach_cd(self._manage, found, machine.seed),
+            storage.converge_disks(self._manage, found, disks),
+        ):
+            done += part.done
+            later += part.later
+        return Converged(machine.name, False, tuple(done), tuple(later))
+
+    @staticmethod
+    def _base_of(machine: Machine, found: Settings) -> str:
+        """The base that a machine was made from: it keeps that one, whatever the spec says by now."""
+        origin = mark.read_origin(found.description)
+        return origin.base if origin is not None else machine.base.name
+
+    def _import(self, ova: str, base: Base) -> None:
+        flags = ["--vsys=0", f"--vmname={base.name}", f"--group={mark.BASES}", f"--description={mark.of_base(base)}"]
+        result = self._manage.run("import", ova, *flags, timeout=LONG, check=False)
+        if result.returncode != 0:
+            if not said.is_in_the_way(result.stderr) or not self._sweep_base(base):
+                raise said.error(result, self.where)
+            self._manage.run("import", ova, *flags, timeout=LONG)
+        uuid = next(uuid for name, uuid in self._manage.machines() if name == base.name)
+        self._manage.run("snapshot", uuid, "take", SNAPSHOT, patience=LOCKED)
+
+    def _sweep_base(self, base: Base) -> bool:
+        """Take away what is left of an import that was cut off; whether that could be done."""
+        for found in self._named(base.name):
+            if mark.read_base(found.description) == base and SNAPSHOT not in found.snapshots:
+                self._manage.run("unregistervm", found.uuid, "--delete", timeout=LONG, patience=LOCKED)
+                return True
+        folder = storage.default_folder(self._manage) / mark.BASES.lstrip("/") / storage.folder_name(base.name)
+        return self._sweep(folder)
+
+    def _sweep(self, folder: PurePosixPath) -> bool:
+        """Take away a folder of ours with a machine that was never finished and that VirtualBox does not know."""
+        return storage.sweep(self._manage, folder)
+
+    @contextlib.contextmanager
+    def _undone(self, uuid: str, folder: PurePosixPath | None) -> Iterator[None]:
+        """A new machine: gone again where the block fails or is interrupted."""
+        try:
+            yield
+        except BaseException:
+            with interrupts.held(), contextlib.suppress(HapxError):
+                if (found := self._manage.settings(uuid)) is not None:
+                    self.remove(found)
+                elif folder is not None:
+                    self._sweep(folder)
+            raise
+
+    @staticmethod
+    def _expected(source: Settings, group: str, name: str) -> PurePosixPath | None:
+        """The folder of a clone: beside its base, where that is in the group of the bases; else VirtualBox chooses."""
+        bases = PurePosixPath(mark.BASES)
+        if source.folder.parts[-3:-1] != bases.parts[1:]:
+            return None
+        return source.folder.parents[2] / group.lstrip("/") / name
+
+    def _source(self, base: Base) -> Settings:
+        """The settings of a base; raises InputError where it is not there."""
+        if base.name not in self._sources:
+            for found in self._named(base.name):
+                if mark.read_base(found.description) == base and SNAPSHOT in found.snapshots:
+                    self._sources[base.name] = found
+        if base.name not in self._sources:
+            raise InputError(f"{self.where}: there is no base {base.name}", hint=self._known_bases())
+        return self._sources[base.name]
+
+    def _known_bases(self) -> str:
+        return f"there are: {', '.join(base.name for base in self.bases()) or 'none'}; hapx-build import makes one"
+
+    def _named(self, name: str) -> list[Settings]:
+        return self._all([uuid for each, uuid in self._manage.machines() if each == name])
+
+    def _all(self, uuids: Sequence[str]) -> list[Settings]:
+        with ThreadPoolExecutor(THREADS) as pool:
+            found = pool.map(self._manage.settings, uuids)
+        return [settings for settings in found if settings is not None]
+
+    def _own(self, name: str) -> Settings | None:
+        """Our machine of that name, None where there is none of that name; InputError where it is somebody else's."""
+        uuids = [uuid for each, uuid in self._manage.machines() if each == name]
+        if len(uuids) > 1 or not all(mark.is_ours(uuid, name) for uuid in uuids):
+            raise self._in_the_way(name)
+        return self._manage.settings(uuids[0]) if uuids else None
+
+    def _our(self, name: str) -> Settings:
+        """Our machine of that name; raises InputError where there is none."""
+        found = self._own(name)
+        if found is None:
+            raise InputError(f"{self.where}: there is no machine {name}", hint=f"hapx-build clone --host {name}")
+        return found
+
+    def _in_the_way(self, name: str) -> InputError:
+        return InputError(
+            f"{self.where}: a machine called {name} is there that hapx-build did not make: it is left alone",
+            hint="rename one of the two",
+        )
+
+    def _unregister(self, found: Settings) -> None:
+        self._check_children(found)
+        self._manage.run("unregistervm", found.uuid, "--delete", timeout=LONG, patience=LOCKED)
+
+    def _check_children(self, found: Settings) -> None:
+        """Raise InputError while other machines hang on this one's disks: removing it would take it off VirtualBox'
+        list all the same, with its disks left behind.
+        """
+        disks = reading.disks(self._manage.run("list", "hdds").stdout)
+        own = {disk.uuid for disk in disks if disk.path.is_relative_to(found.folder)}
+        children = [disk for disk in disks if disk.parent in own and disk.uuid not in own]
+        if children:
+            names = sorted({disk.path.parent.parent.name for disk in children})
+            raise InputError(
+                f"{self.where}: {len(children)} linked clone(s) hang on the disk of {found.name}: {', '.join(names)}",
+                hint="destroy those first",
+            )
+
+
+def _found(settings: Settings) -> Found:
+    origin = mark.read_origin(settings.description)
+    if origin is None:
+        # Never got further than clonevm: its folder is named after its cluster.
+        state = State.BROKEN if _is_untouched(settings) else settings.state
+        return Found(settings.folder.parent.name, settings.name, state, "")
+    return Found(origin.cluster, settings.name, settings.state, origin.base)
+
+
+def _is_untouched(settings: Settings) -> bool:
+    """Whether it is a clone and nothing more yet: it still says of itself what its base does."""
+    return mark.read_base(settings.description) is not None and settings.state is State.OFF
+
+
+def _is_on(settings: Settings) -> bool:
+    if settings.state is State.BROKEN:
+        # A guest that crashed still holds its process; one whose process is gone ("aborted") is off.
+        return settings.crashed
+    return settings.state not in (State.OFF, State.SAVED)

@@ -1,0 +1,110 @@
+"""VBoxManage on one host: its version, its errors, the machines it knows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import cached_property
+
+from builder import command, remote
+from builder.command import Result
+from builder.errors import BusyError, HapxError, InputError, MissingError
+from builder.hypervisor.virtualbox import dialect, reading, said
+from builder.hypervisor.virtualbox.dialect import Dialect
+from builder.hypervisor.virtualbox.reading import Settings
+from builder.remote import Here, Ssh
+
+PROGRAM = "VBoxManage"
+QUICK = 120.0
+"""Seconds for a call that is done in a moment; VirtualBox's daemon stalls for ten now and then."""
+LONG = 4 * 3600.0
+"""Seconds for a call that copies a disk."""
+LOCKED = 30.0
+"""Seconds to wait for a machine that another VBoxManage, or one that was killed, is not done with."""
+POLL = 0.5
+
+HINT = "VirtualBox 6.1 or later; or libvirt, with host: qemu:///system in the spec"
+
+
+class Manage:
+    """VBoxManage on a host. May be used by several threads at once."""
+
+    def __init__(self, place: Here | Ssh) -> None:
+        self.place = place
+
+    @property
+    def where(self) -> str:
+        """The host as people name it."""
+        return self.place.where
+
+    def run(self, *args: str, timeout: float = QUICK, check: bool = True, patience: float = 0.0) -> Result:
+        """Run VBoxManage; with `patience`, for so many seconds again while the machine is in use.
+
+        Raises MissingError, UnreachableError, and where `check` is on what `said.error` makes of a failure.
+        """
+        deadline = time.monotonic() + patience
+        while True:
+            result = self._run(args, timeout)
+            if result.returncode == 0 or not check:
+                return result
+            error = said.error(result, self.where)
+            if not isinstance(error, BusyError) or time.monotonic() >= deadline:
+                raise error
+            time.sleep(POLL)
+
+    def _run(self, args: Sequence[str], timeout: float) -> Result:
+        if isinstance(self.place, Here) and command.which(PROGRAM) is None:
+            raise MissingError(f"{PROGRAM}: VirtualBox is not installed", hint=HINT)
+        result = self.place.run([PROGRAM, "--nologo", *args], timeout=timeout, check=False)
+        if isinstance(self.place, Ssh):
+            remote.require(result, PROGRAM, self.where, HINT)
+        return result
+
+    @cached_property
+    def version(self) -> tuple[int, int]:
+        """Major and minor number; raises MissingError where it is older than any we know."""
+        text = self.run("--version").stdout
+        found = reading.version(text)
+        if found is None:
+            raise HapxError(f"{self.where}: VBoxManage --version says no version", details=text.splitlines())
+        if found < dialect.OLDEST:
+            raise MissingError(f"{self.where}: VirtualBox {found[0]}.{found[1]} is too old", hint=HINT)
+        return found
+
+    @property
+    def dialect(self) -> Dialect:
+        """What this version takes."""
+        return dialect.of(self.version)
+
+    @cached_property
+    def system(self) -> str:
+        """The host's operating system, as uname(1) has it."""
+        return self.place.run(["uname", "-s"], timeout=QUICK).stdout.strip()
+
+    def machines(self) -> list[tuple[str, str]]:
+        """Name and UUID of every machine; names need not differ."""
+        return reading.machines(self.run("list", "vms").stdout)
+
+    def settings(self, machine: str) -> Settings | None:
+        """A machine's settings by its UUID, or its name where that is one machine's only; None where there is none."""
+        result = self.run("showvminfo", machine, "--machinereadable", check=False)
+        if result.returncode == 0:
+            return reading.settings(result.stdout)
+        if said.is_absent(result):
+            return None
+        raise said.error(result, self.where)
+
+    def promiscuous(self, machine: str) -> dict[int, str]:
+        """The promiscuous mode of each of a machine's cards, by slot."""
+        return reading.promiscuous(self.run("showvminfo", machine).stdout)
+
+    def the_one(self, name: str) -> Settings:
+        """The settings of the machine of that name, whoever made it; raises InputError where there is not just one."""
+        found = [uuid for each, uuid in self.machines() if each == name]
+        if len(found) > 1:
+            raise InputError(f"{self.where}: {len(found)} machines are called {name}", hint="rename all but one")
+        settings = self.settings(found[0]) if found else None
+        if settings is None:
+            there = ", ".join(sorted(each for each, _ in self.machines())) or "none"
+            raise InputError(f"{self.where}: there is no machine {name}", hint=f"there are: {there}")
+        return settings

@@ -1,0 +1,181 @@
+"""A machine's CD, its additional disks, and what half-made machines leave on the disk."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from builder.errors import HapxError, InputError
+from builder.hypervisor import ExtraDisk, State
+from builder.hypervisor.virtualbox import plan, reading, said
+from builder.hypervisor.virtualbox.manage import LOCKED, LONG, QUICK, Manage
+from builder.hypervisor.virtualbox.reading import Settings
+
+_CD = re.compile(r".+-cidata-[0-9a-f]{12}\.iso")
+
+# $0 is the folder. A settings file of ours that still says what its base says, and has no snapshot, is half-made; one
+# that says anything else was a machine: somebody took it off VirtualBox' list and kept its files.
+_SWEEP = """set -eu
+test -d "$0" || exit 1
+for file in "$0"/*.vbox; do
+    test -e "$file" || continue
+    grep -q 'of hapx-build, SHA-256 of its OVA' "$file" || exit 1
+    if grep -q '<Snapshot ' "$file"; then exit 1; fi
+done
+rm -rf -- "$0" """
+
+
+@dataclass(slots=True)
+class Part:
+    """What was changed, and what has to wait until the machine is off; a few words each."""
+
+    done: list[str] = field(default_factory=list)
+    later: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class DiskStep:
+    """What is to be done about a disk: `make` it, `attach` it (at `port`), `grow` it; nothing where all is said."""
+
+    disk: ExtraDisk
+    path: PurePosixPath
+    port: int | None = None
+    make: bool = False
+    grow: bool = False
+    format: str = "VDI"
+    variant: str = "Standard"
+
+
+def cd_path(found: Settings, content: bytes) -> PurePosixPath:
+    """Where a machine's CD goes: into its folder, named after what is on it, so that names tell them apart."""
+    return found.folder / f"{found.name}-cidata-{hashlib.sha256(content).hexdigest()[:12]}.iso"
+
+
+def is_cd(found: Settings, path: str) -> bool:
+    """Whether a medium is a CD that we put there."""
+    file = PurePosixPath(path)
+    return file.parent == found.folder and _CD.fullmatch(file.name) is not None
+
+
+def attach_cd(manage: Manage, found: Settings, seed: Path, *, slot: tuple[str, int, int] | None = None) -> Part:
+    """Have the CD in the machine's drive, and none of its predecessors; `slot` is controller, port and device."""
+    part = Part()
+    controller, port, device = slot or (plan.disk_controller(found).name, plan.CD_PORT, 0)
+    target = cd_path(found, seed.read_bytes())
+    there = next(
+        (each for each in found.media if (each.controller, each.port, each.device) == (controller, port, device)), None
+    )
+    manage.place.put(seed, target, mode=0o600)
+    if there is None or there.path != str(target):
+        if found.state in (State.RUNNING, State.PAUSED) and there is None:
+            part.later.append("CD: its drive comes with the next start")
+            return part
+        at = [f"--storagectl={controller}", f"--port={port}", f"--device={device}", "--type=dvddrive"]
+        manage.run("storageattach", found.uuid, *at, f"--medium={target}", "--forceunmount", patience=LOCKED)
+        part.done.append("CD")
+    if there is not None and there.path != str(target) and is_cd(found, there.path):
+        manage.run("closemedium", "dvd", there.path, check=False)
+        manage.place.run(["rm", "-f", "--", there.path], timeout=QUICK)
+    return part
+
+
+def plan_disks(manage: Manage, found: Settings, disks: Sequence[ExtraDisk]) -> list[DiskStep]:
+    """What is to be done for each of the node's additional disks; raises InputError for one that would shrink."""
+    steps = []
+    taken: set[int] = set()
+    controller = plan.disk_controller(found)
+    problems = []
+    for disk in disks:
+        path = found.folder / f"{disk.name}.vdi"
+        said_of = _medium(manage, path)
+        if said_of is None:
+            port = plan.free_port(found, controller, taken)
+            taken.add(port)
+            steps.append(DiskStep(disk, path, port, make=True))
+            continue
+        has = reading.capacity_mib(said_of)
+        if has is not None and has > disk.size_mib:
+            problems.append(f"{disk.name}: has {has} MiB, the spec says {disk.size_mib}: a disk is never made smaller")
+            continue
+        at = None
+        if found.uuid not in reading.users(said_of):
+            at = plan.free_port(found, controller, taken)
+            taken.add(at)
+        steps.append(DiskStep(disk, path, at, grow=has is not None and has < disk.size_mib))
+    if problems:
+        raise InputError(f"{found.name}: {'; '.join(problems)}", hint="destroy the machine to make it anew")
+    return steps
+
+
+def converge_disks(manage: Manage, found: Settings, steps: Sequence[DiskStep]) -> Part:
+    """Do what was planned."""
+    part = Part()
+    running = found.state is not State.OFF and found.state is not State.BROKEN
+    for step in steps:
+        words = f"disk {step.disk.name}: {step.disk.size_mib} MiB"
+        if step.port is None and not step.grow:
+            continue
+        if running:
+            part.later.append(words)
+            continue
+        if step.make:
+            create_disk(manage, step.path, step.disk.size_mib, step.format, step.variant)
+        if step.grow:
+            manage.run("modifymedium", "disk", str(step.path), f"--resize={step.disk.size_mib}", timeout=LONG)
+        if step.port is not None:
+            controller = plan.disk_controller(found).name
+            attach_disk(manage, found.uuid, controller, step.port, step.path)
+        part.done.append(words)
+    return part
+
+
+def create_disk(manage: Manage, path: PurePosixPath, size_mib: int, format_: str, variant: str) -> None:
+    """Make a disk image."""
+    about = [f"--filename={path}", f"--size={size_mib}", f"--format={format_}", f"--variant={variant}"]
+    manage.run("createmedium", "disk", *about, timeout=LONG)
+
+
+def attach_disk(manage: Manage, machine: str, controller: str, port: int, path: PurePosixPath) -> None:
+    """Hang a disk image at a controller's port."""
+    at = [f"--storagectl={controller}", f"--port={port}", "--device=0", "--type=hdd", f"--medium={path}"]
+    manage.run("storageattach", machine, *at, patience=LOCKED)
+
+
+def default_folder(manage: Manage) -> PurePosixPath:
+    """Where VirtualBox keeps machines; raises HapxError where it does not say."""
+    said_of = manage.run("list", "systemproperties").stdout
+    match = re.search(r"^Default machine folder: +(\S.*)$", said_of, re.MULTILINE)
+    if match is None:
+        raise HapxError(f"{manage.where}: VBoxManage does not say where machines are kept")
+    return PurePosixPath(match[1].strip())
+
+
+def folder_name(name: str) -> str:
+    """A machine's name as VirtualBox makes its folder of it: what is not safe on every system becomes _."""
+    return re.sub(r"[^A-Za-z0-9 .\-_(){}@\[\]]", "_", name)
+
+
+def sweep(manage: Manage, folder: PurePosixPath) -> bool:
+    """Take away a folder with a machine of ours that was never finished; False where there is none, or anything else.
+
+    Only for folders that belong to no machine that VirtualBox knows. Images in it that it knows are closed first.
+    """
+    if folder.parts[-3:-2] != ("hapx",):
+        raise ValueError(f"{folder} is no folder of ours")
+    for disk in reading.disks(manage.run("list", "hdds").stdout):
+        if disk.path.is_relative_to(folder):
+            manage.run("closemedium", "disk", disk.uuid, check=False)
+    return manage.place.run(["sh", "-c", _SWEEP, str(folder)], timeout=LONG, check=False).returncode == 0
+
+
+def _medium(manage: Manage, path: PurePosixPath) -> str | None:
+    """What `showmediuminfo` says of a disk image; None where there is no such file."""
+    result = manage.run("showmediuminfo", "disk", str(path), check=False)
+    if result.returncode == 0:
+        return result.stdout
+    if said.is_absent(result):
+        return None
+    raise said.error(result, manage.where)
