@@ -20,8 +20,12 @@ NAMESPACE = "urn:hapx-build:machine"
 _MARK = f"{{{NAMESPACE}}}machine"
 register_namespace("hapx", NAMESPACE)
 
+# i440FX, which VirtualBox and VMware show too. On Q35 each PCI device hangs on a bridge of its own: that makes the boot
+# longer, and QEMU's software emulation, while the kernel sets the bridges up on two processors, sometimes end in
+# "iotlb_to_section: Assertion failed" (10.0).
+MACHINE = "pc"
 AGENT = "org.qemu.guest_agent.0"
-CD = "sda"
+CD = "hda"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -63,7 +67,7 @@ def definition(machine: Machine, uuid: str, place: Place, seed: str, *, kvm: boo
     child(domain, "memory", str(machine.memory_mib), unit="MiB")
     child(domain, "vcpu", str(machine.cpus))
     system = child(domain, "os")
-    child(system, "type", "hvm", arch="x86_64", machine="q35")
+    child(system, "type", "hvm", arch="x86_64", machine=MACHINE)
     child(system, "boot", dev="hd")
     features = child(domain, "features")
     child(features, "acpi")
@@ -108,7 +112,7 @@ def unfinished(name: str, uuid: str, mark: Mark) -> Element:
     child(domain, "uuid", uuid)
     child(child(domain, "metadata"), _MARK, cluster=mark.cluster, base=mark.base, sha256=mark.sha256, definition="")
     child(domain, "memory", "64", unit="MiB")
-    child(child(domain, "os"), "type", "hvm", arch="x86_64", machine="q35")
+    child(child(domain, "os"), "type", "hvm", arch="x86_64", machine=MACHINE)
     return domain
 
 
@@ -175,7 +179,7 @@ def _cd(devices: Element, path: str) -> None:
     disk = child(devices, "disk", type="file", device="cdrom")
     child(disk, "driver", name="qemu", type="raw")
     child(disk, "source", file=path)
-    child(disk, "target", dev=CD, bus="sata")
+    child(disk, "target", dev=CD, bus="ide")
     child(disk, "readonly")
 
 
