@@ -7,9 +7,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from dataclasses import asdict
+from typing import TYPE_CHECKING, NoReturn
 
 from hapx.errors import CannotTellError, ExitCode, NodeError, UsageError
+
+if TYPE_CHECKING:
+    from hapx.reconcile import Done
 
 _EPILOG = """exit codes: 0 done, or healthy; 1 not done, or degraded; 2 failed; 3 cannot tell (no seed yet, not root);
 64 the command line is wrong"""
@@ -57,8 +61,17 @@ def _parser() -> _Parser:
     health.add_argument("--json", action="store_true", help="for programs")
 
     reconcile = add("reconcile", _reconcile, "Make node and cluster what the seed says.")
-    reconcile.add_argument("--boot", action="store_true", help="only what is new to the cluster (at every boot)")
+    source = reconcile.add_mutually_exclusive_group()
+    source.add_argument(
+        "--seed",
+        metavar="FOLDER|DEVICE",
+        help="the seed; by default the CD, else cloud-init's, else the files as they are",
+    )
+    source.add_argument("--boot", action="store_true", help="only what is new to the cluster (at every boot)")
     reconcile.add_argument("--json", action="store_true", help="for programs")
+
+    force = add("force-quorum", _force_quorum, "Let a node go on alone that has booted without its peers.")
+    force.add_argument("--yes", action="store_true", help="do not ask")
 
     add("prepare", _prepare, "Before Pacemaker's first start: its configuration, from the seed (at every boot).")
     return parser
@@ -87,13 +100,47 @@ def _reconcile(options: argparse.Namespace) -> int:
     from hapx import facts, reconcile
 
     known = facts.load()
+    if not options.boot:
+        done = reconcile.by_hand(known, options.seed)
+        if options.json:
+            _say(json.dumps(asdict(done), indent=2))
+        else:
+            _say("\n".join(_done_lines(done)))
+        return int(ExitCode.OK)
     applied = reconcile.at_boot(known)
-    if applied is None:
-        _say(f"the cluster has run generation {known.generation} before: nothing to apply")
+    if not applied.due:
+        said = "the cluster has had it: nothing to apply"
     else:
-        _say(f"generation {known.generation}: {'applied' if applied.changed else 'nothing to change'}")
-        for note in applied.notes:
-            _say(note)
+        said = "applied to the cluster" if applied.changed else "the cluster is as it says"
+    _say("\n".join([f"generation {known.generation}: {said}", *applied.notes]))
+    return int(ExitCode.OK)
+
+
+def _done_lines(done: Done) -> list[str]:
+    if done.seed is None:
+        lines = ["no seed here: the files are as they are"]
+    else:
+        lines = [f"seed: {done.seed}", *(f"wrote {path}" for path in done.files)]
+        if not done.files:
+            lines.append("files: as the seed says")
+    lines += done.reloaded
+    lines.append(f"cluster: {'changed' if done.cluster_changed else 'as the seed says'} (generation {done.generation})")
+    return [*lines, *(f"note: {note}" for note in done.notes)]
+
+
+def _force_quorum(options: argparse.Namespace) -> int:
+    from hapx import facts, quorum
+
+    known = facts.load()
+    plan = quorum.plan(known)
+    _say("\n".join(plan.lines))
+    if not options.yes:
+        if not sys.stdin.isatty():
+            raise UsageError("nobody is there to be asked", hint="hapx force-quorum --yes")
+        if input("Go on? [y/N] ").strip().lower() not in {"y", "yes"}:
+            raise NodeError("nothing was done")
+    quorum.force(plan)
+    _say("this node has quorum now: Pacemaker starts the services. See: hapx health")
     return int(ExitCode.OK)
 
 

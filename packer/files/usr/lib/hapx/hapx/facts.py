@@ -60,7 +60,7 @@ def load(path: Path = FACTS) -> Facts:
         text = path.read_text()
     except FileNotFoundError:
         raise CannotTellError(
-            "this node has no seed yet", hint="attach its CD (hapx-build seed-iso) and boot, or: hapx reconcile --seed"
+            "this node has no seed yet", hint="attach its CD (hapx-build seed-iso) and reboot"
         ) from None
     except OSError as error:
         raise NodeError(f"{path}: {error.strerror}") from None

@@ -21,8 +21,9 @@ _OVERTAKEN = ("older than existing", "diff", "resync", "Application of an update
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What an application of a payload did: whether anything had to be changed, and what somebody may miss."""
+    """What an application of a payload did: whether it was due, whether anything had to change, what one may miss."""
 
+    due: bool
     changed: bool
     notes: tuple[str, ...]
 
@@ -37,8 +38,8 @@ def query(*, timeout: float = 15.0) -> ET.Element:
         raise NodeError(f"cibadmin --query: not XML: {error}", hint=hint) from None
 
 
-def apply(payload: ET.Element, generation: str, *, only_if_due: bool = False) -> Applied | None:
-    """Make the cluster's configuration say what the payload says; None where it was not due (`merge.due`).
+def apply(payload: ET.Element, generation: str, *, only_if_due: bool = False) -> Applied:
+    """Make the cluster's configuration say what the payload says, with `only_if_due` where it is (`merge.due`).
 
     One change from one version of the CIB to the next, refused by Pacemaker when that version is no longer the
     current one: two nodes that do this at the same time, or an operator meanwhile, lose nothing of each other's.
@@ -47,14 +48,14 @@ def apply(payload: ET.Element, generation: str, *, only_if_due: bool = False) ->
     for _ in range(_ATTEMPTS):
         current = query()
         if only_if_due and not merge.due(merge.stamp_of(current), generation):
-            return None
+            return Applied(due=False, changed=False, notes=())
         made = merge.merged(current, payload, generation)
         if not made.changed:
-            return Applied(False, made.notes)
+            return Applied(due=True, changed=False, notes=made.notes)
         merge.bump(made.cib)
         result = _patch(current, made.cib)
         if result is None:
-            return Applied(True, made.notes)
+            return Applied(due=True, changed=True, notes=made.notes)
         if not any(word in line for line in result.details for word in _OVERTAKEN):
             raise result
         time.sleep(_PAUSE_SECONDS)
