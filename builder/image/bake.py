@@ -142,7 +142,7 @@ def prepare(request: BakeRequest) -> Bake:
     output = _output_path(request.output, name)
     _check_output(output)
     extra = values["extra_packages"]
-    packages = [*read_packages(folder / "packages.list"), *(extra if isinstance(extra, list) else [])]
+    packages = [*read_packages(folder / "packages.list", release), *(extra if isinstance(extra, list) else [])]
     epoch = _source_date_epoch()
     mirror = str(values["mirror"])
     code = {name: Path(__file__).with_name(f"{name}.py").read_text() for name in SHAPING}

@@ -86,6 +86,7 @@ class BakePlan:
 
 
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")  # Debian policy 5.6.1
+_LISTED = re.compile(rf"({PACKAGE.pattern})(?: \[({'|'.join(RELEASES)})\])?")
 
 
 def read_text(path: Path) -> str:
@@ -97,19 +98,21 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: {reason}", hint="a template folder needs this file") from None
 
 
-def read_packages(path: Path) -> list[str]:
-    """The package names of a packages.list, in its order: one a line, `#` starts a comment.
+def read_packages(path: Path, release: str) -> list[str]:
+    """The package names of a packages.list for a release, in its order: one a line, `#` starts a comment.
 
+    A name with a release in brackets is for that release alone, as Debian's control files have it for architectures.
     Raises InputError where the file cannot be read, with every line that is not a package's name.
     """
     lines = [line.partition("#")[0].strip() for line in read_text(path).splitlines()]
+    found = [_LISTED.fullmatch(line) for line in lines]
     if problems := [
         Problem(f"{path}:{number}", f"{line!r} is not a package name", "one name a line, # starts a comment")
-        for number, line in enumerate(lines, 1)
-        if line and not PACKAGE.fullmatch(line)
+        for number, (line, match) in enumerate(zip(lines, found, strict=True), 1)
+        if line and match is None
     ]:
         raise InputError(f"{path}: this list cannot be used", problems)
-    return [line for line in lines if line]
+    return [match[1] for match in found if match is not None and match[2] in {None, release}]
 
 
 def digest(*parts: object) -> str:

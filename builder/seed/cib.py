@@ -1,7 +1,8 @@
 """What Pacemaker is told: the cluster's CIB, the same on every node.
 
-HAProxy runs on every node, ready; each VIP is where HAProxy answers and its network's link is up. Ids of ours begin
-with "haproxy" or "hapx" (no VIP's name may) or with the VIP's name, so a later payload finds what an earlier one made.
+HAProxy runs on every node, ready; each VIP is where HAProxy answers and its network's link is up. By choice HAProxy
+runs only beside the VIPs, and lost nodes are fenced. Ids of ours begin with "haproxy" or "hapx" (no VIP's name may) or
+with the VIP's name, so a later payload finds what an earlier one made.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 
 from builder.spec import derived
-from builder.spec.model import Cluster, Vip
+from builder.spec.model import Arrangement, Cluster, Fencing, Vip
 
 # The newest schema that both Debian 12's Pacemaker (2.1.5) and Debian 13's (3.0.0) know, of those with all we use.
 SCHEMA = "pacemaker-3.7"
 HAPROXY = "haproxy"
 HAPROXY_CLONE = "haproxy-clone"
+# Another id than that of the primitive in the clone: where the arrangement changes, both are there for a moment.
+HAPROXY_PRIMITIVE = "haproxy-beside-vip"
+FENCING_KEY = "/etc/hapx/fencing.key"
 
 PROPERTIES = {
     "no-quorum-policy": "stop",
@@ -27,6 +31,8 @@ PROPERTIES = {
     "cluster-recheck-interval": "60s",
 }
 DEFAULTS = {"resource-stickiness": "1000", "migration-threshold": "1", "failure-timeout": "60s"}
+# Found on two nodes, as after a split, it stays on one without being stopped there.
+_ALONE = {"multiple-active": "stop_unexpected"}
 _ANNOUNCE = {"arp_count": "5", "arp_count_refresh": "1"}
 
 
@@ -38,27 +44,61 @@ def cib(cluster: Cluster) -> str:
     root = ET.Element("cib", {"validate-with": SCHEMA, "admin_epoch": "0", "epoch": "0", "num_updates": "0"})
     configuration = ET.SubElement(root, "configuration")
     properties = ET.SubElement(configuration, "crm_config")
-    _pairs(properties, "cluster_property_set", "cib-bootstrap-options", PROPERTIES)
+    _pairs(properties, "cluster_property_set", "cib-bootstrap-options", PROPERTIES | _fencing_properties(cluster))
     ET.SubElement(configuration, "nodes")
     resources = ET.SubElement(configuration, "resources")
     constraints = ET.SubElement(configuration, "constraints")
     _pairs(ET.SubElement(configuration, "rsc_defaults"), "meta_attributes", "rsc-options", DEFAULTS)
     ET.SubElement(root, "status")
 
-    _haproxy(resources)
+    beside = _haproxy(resources, cluster.haproxy.arrangement)
     for interface in dict.fromkeys(derived.interface(cluster, vip.network) for vip in cluster.vips):
         _link(resources, interface)
     for vip in cluster.vips:
         _vip(resources, cluster, vip)
-        _constraints(constraints, cluster, vip)
+        _constraints(constraints, cluster, vip, beside)
+    if cluster.fencing is not None:
+        _fencing(resources, cluster, cluster.fencing)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode") + "\n"
 
 
-def _haproxy(resources: ET.Element) -> None:
-    clone = _clone(resources, HAPROXY_CLONE)
-    primitive = _primitive(clone, HAPROXY, "hapx", "haproxy")
-    _operations(primitive, HAPROXY, monitor=("2s", "10s"), start="30s", stop="30s")
+def _fencing_properties(cluster: Cluster) -> dict[str, str]:
+    if cluster.fencing is None:
+        return {}
+    delay = {"priority-fencing-delay": f"{cluster.fencing.delay}s"} if derived.two_node(cluster) else {}
+    return {"stonith-enabled": "true", **delay}
+
+
+def _fencing(resources: ET.Element, cluster: Cluster, fencing: Fencing) -> None:
+    """A device for each host: any node may ask it to power off the machines that are there, but for its own."""
+    for host, machines in derived.fencing_machines(cluster, fencing).items():
+        name = f"hapx-fencing-{host}"
+        device = ET.SubElement(resources, "primitive", {"id": name, "class": "stonith", "type": str(fencing.agent)})
+        there = fencing.hosts[host]
+        parameters = {
+            "ip": str(there.address),
+            "ipport": str(there.port),
+            "username": there.user,
+            "identity_file": FENCING_KEY,
+            "pcmk_host_check": "static-list",
+            "pcmk_host_map": ";".join(f"{node}:{machine}" for node, machine in machines.items()),
+        }
+        _pairs(device, "instance_attributes", f"{name}-params", parameters)
+        # It asks the host, and no VIP hangs on the answer: seldom is enough to find out before it is needed.
+        _operations(device, name, monitor=("60s", "30s"), start="30s", stop="20s")
+
+
+def _haproxy(resources: ET.Element, arrangement: Arrangement) -> str:
+    """HAProxy itself; returns the id that VIPs go along with."""
+    if arrangement is Arrangement.CLONE:
+        primitive = _primitive(_clone(resources, HAPROXY_CLONE), HAPROXY, "hapx", "haproxy")
+        _operations(primitive, HAPROXY, monitor=("2s", "10s"), start="30s", stop="30s")
+        return HAPROXY_CLONE
+    primitive = _primitive(resources, HAPROXY_PRIMITIVE, "hapx", "haproxy")
+    _pairs(primitive, "meta_attributes", f"{HAPROXY_PRIMITIVE}-meta", _ALONE)
+    _operations(primitive, HAPROXY_PRIMITIVE, monitor=("2s", "10s"), start="30s", stop="30s")
+    return HAPROXY_PRIMITIVE
 
 
 def _link(resources: ET.Element, interface: str) -> None:
@@ -86,20 +126,22 @@ def _vip(resources: ET.Element, cluster: Cluster, vip: Vip) -> None:
         **({"nodad": "true"} if whole.version == 6 else {}),
     }
     _pairs(primitive, "instance_attributes", f"{vip.name}-params", parameters)
-    _pairs(primitive, "meta_attributes", f"{vip.name}-meta", {"multiple-active": "stop_unexpected"})
+    # What priority-fencing-delay goes by: whoever holds the VIP is shot at last.
+    priority = {"priority": "1"} if "priority-fencing-delay" in _fencing_properties(cluster) else {}
+    _pairs(primitive, "meta_attributes", f"{vip.name}-meta", _ALONE | priority)
     _operations(primitive, vip.name, monitor=("2s", "20s"), start="20s", stop="20s")
 
 
-def _constraints(constraints: ET.Element, cluster: Cluster, vip: Vip) -> None:
+def _constraints(constraints: ET.Element, cluster: Cluster, vip: Vip, beside: str) -> None:
     name = f"hapx-{vip.name}"
-    attributes = {"id": f"{name}-with-haproxy", "rsc": vip.name, "with-rsc": HAPROXY_CLONE, "score": "INFINITY"}
+    attributes = {"id": f"{name}-with-haproxy", "rsc": vip.name, "with-rsc": beside, "score": "INFINITY"}
     ET.SubElement(constraints, "rsc_colocation", attributes)
     first = cluster.vips[0]
     if vip is not first:
         # One owner of all: a service with an IPv4 and an IPv6 address is on one node.
         attributes = {"id": f"{name}-with-{first.name}", "rsc": vip.name, "with-rsc": first.name, "score": "INFINITY"}
         ET.SubElement(constraints, "rsc_colocation", attributes)
-    order = {"id": f"{name}-after-haproxy", "first": HAPROXY_CLONE, "then": vip.name, "kind": "Mandatory"}
+    order = {"id": f"{name}-after-haproxy", "first": beside, "then": vip.name, "kind": "Mandatory"}
     ET.SubElement(constraints, "rsc_order", order)
     location = ET.SubElement(constraints, "rsc_location", {"id": f"{name}-on-link", "rsc": vip.name})
     rule = ET.SubElement(location, "rule", {"id": f"{name}-on-link-rule", "score": "-INFINITY"})

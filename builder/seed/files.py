@@ -11,9 +11,10 @@ from ipaddress import collapse_addresses
 from typing import Any
 
 from builder.seed import haproxy, network
+from builder.seed.cib import FENCING_KEY as FENCING_KEY_PATH
 from builder.seed.cib import cib
 from builder.seed.haproxy import Listening, Ports
-from builder.seed.secrets import Secret, Secrets
+from builder.seed.secrets import FENCING_KEY, QDEVICE_CERTIFICATE, Secret, Secrets
 from builder.seed.templates import Templates
 from builder.spec import derived
 from builder.spec.derived import Subnet
@@ -21,6 +22,7 @@ from builder.spec.model import Cluster
 
 USER_CA = "/etc/ssh/hapx-user-ca.pub"
 SSH_PORT = 22
+QDEVICE_P12 = "/etc/corosync/qdevice/cluster.p12"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,13 @@ def cluster_files(cluster: Cluster, secrets: Secrets, templates: Templates) -> t
     """
     files = tuple(_files(cluster, secrets, templates))
     return (*files, File("/etc/hapx/cluster.json", _facts(cluster, generation(files))))
+
+
+def needed_secrets(cluster: Cluster) -> tuple[str, ...]:
+    """The names of the secrets that the cluster needs and that nobody can make for it."""
+    qdevice = cluster.corosync.qdevice
+    wanted = {FENCING_KEY: cluster.fencing is not None, QDEVICE_CERTIFICATE: qdevice is not None and qdevice.tls}
+    return tuple(name for name, needed in wanted.items() if needed)
 
 
 def generation(files: Iterable[File]) -> str:
@@ -79,8 +88,11 @@ def _files(cluster: Cluster, secrets: Secrets, templates: Templates) -> Iterator
     yield File("/etc/corosync/authkey", secrets.authkey, permissions="0400")
     # Credentials, if only hashed ones, are in it.
     yield File("/etc/haproxy/haproxy.cfg", configuration, owner="root:haproxy", permissions="0640")
-    # Fencing devices keep their passwords in it.
     yield File("/etc/hapx/cib.xml", cib(cluster), permissions="0600")
+    needed = {name: secrets.values[name] for name in needed_secrets(cluster)}
+    yield File(FENCING_KEY_PATH, needed.get(FENCING_KEY, ""), permissions="0600")
+    yield File("/etc/ssh/ssh_known_hosts", _known_hosts(cluster))
+    yield File(QDEVICE_P12, needed.get(QDEVICE_CERTIFICATE, ""), permissions="0600")
     firewall = _firewall(cluster, haproxy.listening(configuration))
     yield File("/etc/nftables.conf", templates.render("nftables.conf.j2", {**values, **firewall}))
     yield File(USER_CA, "".join(f"{key}\n" for key in cluster.ssh.trusted_ca))
@@ -102,7 +114,28 @@ def _membership(cluster: Cluster, nodes: list[dict[str, Any]]) -> dict[str, Any]
         "token_coefficient": derived.TOKEN_COEFFICIENT,
         "consensus": derived.consensus(cluster),
         "two_node": derived.two_node(cluster),
+        "qdevice": _qdevice(cluster),
     }
+
+
+def _qdevice(cluster: Cluster) -> dict[str, Any] | None:
+    qdevice = cluster.corosync.qdevice
+    if qdevice is None:
+        return None
+    return {
+        "host": str(qdevice.host),
+        "port": qdevice.port,
+        "algorithm": derived.qdevice_algorithm(cluster, qdevice),
+        # "on" would do without where the server says it has none, and so would whoever says so in its place.
+        "tls": "required" if qdevice.tls else "off",
+    }
+
+
+def _known_hosts(cluster: Cluster) -> str:
+    """The hosts that fence agents log in to, as ssh looks them up (sshd(8)): an unknown one they cannot answer for."""
+    hosts = cluster.fencing.hosts.values() if cluster.fencing is not None else ()
+    names = [(str(host.address) if host.port == SSH_PORT else f"[{host.address}]:{host.port}", host) for host in hosts]
+    return "".join(f"{name} {host.host_key}\n" for name, host in names)
 
 
 def _firewall(cluster: Cluster, listening: Listening) -> dict[str, Any]:
@@ -164,6 +197,7 @@ def _facts(cluster: Cluster, made: str) -> str:
             }
             for vip in cluster.vips
         ],
+        "haproxy": {"arrangement": str(cluster.haproxy.arrangement)},
         "monitor": {"address": haproxy.MONITOR_ADDRESS, "port": haproxy.MONITOR_PORT, "uri": haproxy.MONITOR_URI},
     }
     return json.dumps(facts, indent=2) + "\n"

@@ -16,7 +16,7 @@ import secrets
 import shlex
 import stat
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -30,6 +30,8 @@ from builder.seed.marked import NotYamlError, compose, entries, is_mapping, is_n
 AUTHKEY = "corosync_authkey"
 STATS_PASSWORD = "stats_password"  # noqa: S105 - its name
 STATS_HASH = "stats_password_hash"
+FENCING_KEY = "fencing_key"
+QDEVICE_CERTIFICATE = "qdevice_certificate"
 
 AUTHKEY_BYTES = 256  # what corosync-keygen(8) makes
 AUTHKEY_LENGTHS = range(128, 4096 + 1)  # totem.h: TOTEM_PRIVATE_KEY_LEN_MIN and _MAX
@@ -38,6 +40,10 @@ PASSWORD_LENGTHS = range(12, 128 + 1)
 LARGEST_FILE = 1 << 20
 MASK = "***"
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_PRIVATE_KEY = re.compile(
+    rb"-----BEGIN OPENSSH PRIVATE KEY-----\s+([A-Za-z0-9+/=\s]+)-----END OPENSSH PRIVATE KEY-----\s*"
+)
+_OPENSSH_KEY = b"openssh-key-v1\0"
 _UNUSABLE = "the cluster's secrets cannot be used"
 
 
@@ -103,14 +109,26 @@ class Secrets:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A secret that every cluster has; as text in the secrets file and in `variable`, as bytes in `variable`_FILE."""
+    """A secret by a name of ours; as text in the secrets file and in `variable`, as bytes in `variable`_FILE.
+
+    Every cluster has those that can be made; `generate` is None for what somebody else has to know as well.
+    """
 
     name: str
     variable: str
-    generate: Callable[[], str]
+    generate: Callable[[], str] | None
     from_text: Callable[[str], bytes]
     from_file: Callable[[bytes], bytes]
     faults: Callable[[bytes], Iterator[tuple[str, str]]]
+
+    def absence(self, path: Path) -> Problem:
+        """What to say where it is needed and nowhere to be found."""
+        place = f"add a line '{self.name}: …'"
+        if self.generate is not None:
+            hint = f"set {self.variable} as when the file was made, or {place}"
+        else:
+            hint = f"name its file in {self.variable}_FILE, or {place}"
+        return Problem(str(path), f"{self.name} is missing", hint)
 
 
 def path_beside(spec: Path) -> Path:
@@ -118,27 +136,31 @@ def path_beside(spec: Path) -> Path:
     return spec.with_name(f"{spec.stem}.secrets.yaml")
 
 
-def load(path: Path) -> Secrets:
+def load(path: Path, needed: Collection[str] = ()) -> Secrets:
     """A cluster's secrets: from the environment, else from the file at `path`, which is made where there is none.
 
     HAPX_AUTHKEY (base64) or HAPX_AUTHKEY_FILE (as corosync-keygen writes it), HAPX_STATS_PASSWORD or
-    HAPX_STATS_PASSWORD_FILE go before what the file says. Of several processes that come first at the same time one
-    makes the file and all use it. Raises InputError for values that are missing, weak or published, a file that others
-    may read, or one that git would take in; MissingError where there is no openssl to hash with.
+    HAPX_STATS_PASSWORD_FILE go before what the file says; so do HAPX_FENCING_KEY (a private key as ssh-keygen writes
+    it) and HAPX_QDEVICE_CERTIFICATE (base64, or as PKCS #12 in the file), which nobody makes here: they have to be
+    there where `needed` has their names. Of several processes that come first at the same time one makes the file and
+    all use it. Raises InputError for values that are missing, weak or published, a file that others may read, or one
+    that git would take in; MissingError where there is no openssl to hash with.
     """
     values, problems = _from_environment()
     if problems:
         raise InputError(_UNUSABLE, problems)
-    missing = [known for known in _KNOWN if known.name not in values]
+    wanted = [known for known in _KNOWN if known.generate is not None or known.name in needed]
+    missing = [known for known in wanted if known.name not in values]
     if missing and not path.exists():
+        if absent := [known.absence(path) for known in missing if known.generate is None]:
+            raise InputError(_UNUSABLE, absent)
         _make(path, missing)
     if missing or path.exists():
         stored, faults = _from_file(path)
         values = stored | values
         for known in missing:
             if known.name not in values and not faults:
-                hint = f"set {known.variable} as when the file was made, or add a line '{known.name}: …'"
-                problems.append(Problem(str(path), f"{known.name} is missing", hint))
+                problems.append(known.absence(path))
         problems += faults
     if problems:
         raise InputError(_UNUSABLE, problems)
@@ -252,7 +274,7 @@ def _make(path: Path, wanted: Iterable[_Known]) -> None:
     lines = [
         "# Secrets of a cluster, made by hapx-build: its nodes need them for as long as the cluster lives.",
         "# Keep this file to yourself, out of git, and in your backup.",
-        *(f"{known.name}: {json.dumps(known.generate())}" for known in wanted),
+        *(f"{known.name}: {json.dumps(known.generate())}" for known in wanted if known.generate is not None),
     ]
     private.create(path, "\n".join([*lines, ""]).encode())
 
@@ -333,6 +355,37 @@ def _password_faults(value: bytes) -> Iterator[tuple[str, str]]:
         yield "its characters repeat: this password can be guessed", "leave it to hapx-build"
 
 
+def _as_ssh_reads_it(text: str) -> bytes:
+    """A private key with its last newline, without which ssh takes it for no key."""
+    return text.strip().encode(errors="surrogateescape") + b"\n"
+
+
+def _private_key_faults(value: bytes) -> Iterator[tuple[str, str]]:
+    new = "ssh-keygen -t ed25519 -N '' -f fencing.key makes one"
+    found = _PRIVATE_KEY.fullmatch(value)
+    if found is None:
+        yield "not a private key as ssh-keygen writes it", new
+        return
+    try:
+        body = base64.b64decode(b"".join(found[1].split()), validate=True)
+    except ValueError:
+        body = b""
+    # PROTOCOL.key: the magic, then the cipher's name as a string.
+    if not body.startswith(_OPENSSH_KEY):
+        yield "cut short, or changed", new
+    elif not body.startswith(_OPENSSH_KEY + b"\0\0\0\4none"):
+        yield "has a passphrase, and nobody is there to type it", "ssh-keygen -p -N '' -f FILE takes it away"
+
+
+def _certificate_faults(value: bytes) -> Iterator[tuple[str, str]]:
+    # DER: a sequence whose length, here always of two bytes, is that of the rest.
+    if value[:2] != b"\x30\x82" or len(value) != 4 + int.from_bytes(value[2:4], "big"):
+        yield (
+            "not a certificate with its key (PKCS #12)",
+            "qdevice-net-node.p12, as corosync-qdevice-net-certutil makes it",
+        )
+
+
 def _hashed(password: Secret, key: Secret) -> Secret:
     """The password for HAProxy's userlist, with a salt that follows from password and key."""
     openssl = command.require("openssl")
@@ -359,5 +412,21 @@ _KNOWN = (
         _from_text,
         _without_newline,
         _password_faults,
+    ),
+    _Known(
+        FENCING_KEY,
+        "HAPX_FENCING_KEY",
+        None,
+        _as_ssh_reads_it,
+        bytes,
+        _private_key_faults,
+    ),
+    _Known(
+        QDEVICE_CERTIFICATE,
+        "HAPX_QDEVICE_CERTIFICATE",
+        None,
+        _from_base64,
+        bytes,
+        _certificate_faults,
     ),
 )

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from builder.errors import InputError, OutputExistsError, Problem, UsageError
 from builder.seed import iso, private, secrets
 from builder.seed.documents import NAMES, Documents, documents
+from builder.seed.files import needed_secrets
 from builder.seed.network import Version
 from builder.seed.secrets import Secret, Secrets
 from builder.seed.templates import Templates
@@ -113,7 +114,7 @@ def prepare(request: SeedRequest, templates: Templates) -> Prepared:
             notes.append(f"{spoken(spec.path)} names no SSH key and no authority: nobody will be able to log in")
     seeds = []
     for spec, cluster, hosts in wanted:
-        values = secrets.load(spec.secrets)
+        values = secrets.load(spec.secrets, needed_secrets(cluster))
         seeds += [Seed(each, values) for each in made(cluster, values, hosts)]
     return Prepared(tuple(seeds), targets, tuple(notes))
 
@@ -216,7 +217,13 @@ def _check_hosts(hosts: Sequence[str], clusters: Sequence[tuple[ClusterSpec, Clu
 
 def _rehearsal() -> Secrets:
     """Stand-ins for secrets, to see whether documents can be made before the real ones are."""
-    names = (secrets.AUTHKEY, secrets.STATS_PASSWORD, secrets.STATS_HASH)
+    names = (
+        secrets.AUTHKEY,
+        secrets.STATS_PASSWORD,
+        secrets.STATS_HASH,
+        secrets.FENCING_KEY,
+        secrets.QDEVICE_CERTIFICATE,
+    )
     return Secrets(MappingProxyType({name: Secret(name, b"-") for name in names}))
 
 

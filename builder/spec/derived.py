@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_interface
 from urllib.parse import urlsplit
 
-from builder.spec.model import Cluster, Node, Vip
+from builder.spec.model import Cluster, Fencing, Node, Qdevice, QdeviceAlgorithm, Vip
 
 Address = IPv4Address | IPv6Address
 Interface = IPv4Interface | IPv6Interface
@@ -44,8 +44,21 @@ def node_id(cluster: Cluster, node: Node) -> int:
 
 
 def two_node(cluster: Cluster) -> bool:
-    """Whether votequorum's two_node applies: for exactly two nodes (votequorum(5))."""
-    return len(cluster.nodes) == 2
+    """Whether votequorum's two_node applies: for exactly two nodes (votequorum(5)), and with no device to decide."""
+    return len(cluster.nodes) == 2 and cluster.corosync.qdevice is None
+
+
+def qdevice_algorithm(cluster: Cluster, qdevice: Qdevice) -> QdeviceAlgorithm:
+    """The one given, else ffsplit for an even number of nodes, which alone it is for, and lms for an odd one."""
+    return qdevice.algorithm or (QdeviceAlgorithm.LMS if len(cluster.nodes) % 2 else QdeviceAlgorithm.FFSPLIT)
+
+
+def fencing_machines(cluster: Cluster, fencing: Fencing) -> dict[str, dict[str, str]]:
+    """What the machines are called, by host and node: those given, else on a single host all nodes by their names."""
+    machines = {name: dict(host.machines) for name, host in fencing.hosts.items()}
+    if len(machines) == 1 and not any(machines.values()):
+        return {name: {node.name: node.name for node in cluster.nodes} for name in machines}
+    return machines
 
 
 def consensus(cluster: Cluster) -> int:
@@ -128,6 +141,14 @@ def addresses(cluster: Cluster, node: Node, network: str) -> tuple[Interface, ..
     """The node's addresses on a network, with the prefix lengths of their subnets, in the spec's order."""
     found = ((address, subnet_of(cluster, network, address)) for address in node.addresses.get(network, ()))
     return tuple(ip_interface((address, subnet.prefixlen)) for address, subnet in found if subnet is not None)
+
+
+def owner(cluster: Cluster, address: Address) -> str:
+    """The node or VIP of the cluster that has this address, by name; empty: none."""
+    for node in cluster.nodes:
+        if any(address in there for there in node.addresses.values()):
+            return node.name
+    return next((f"the VIP {vip.name}" for vip in cluster.vips if vip.address == address), "")
 
 
 def vip_interface(cluster: Cluster, vip: Vip) -> Interface:

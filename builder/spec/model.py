@@ -12,6 +12,7 @@ from builder.spec.scalars import (
     CLUSTER_NAME,
     DEVICE,
     HOST_URI,
+    MACHINE,
     STATS_USER,
     TIME_ZONE,
     Address,
@@ -126,6 +127,26 @@ class Vip(Part):
     """Its resource's name in Pacemaker."""
 
 
+class QdeviceAlgorithm(StrEnum):
+    """Who gets the quorum device's votes when the nodes no longer see each other."""
+
+    FFSPLIT = "ffsplit"
+    LMS = "lms"
+
+
+class Qdevice(Part):
+    """A quorum device: corosync-qnetd on a machine that is no node, which decides which side of a split goes on."""
+
+    host: Address
+    """The address of the machine that corosync-qnetd runs on."""
+    port: Port = 5403
+    """Its TCP port."""
+    algorithm: QdeviceAlgorithm | None = None
+    """ffsplit: one half goes on, for an even number of nodes; lms: the last node goes on; by default what fits."""
+    tls: bool = True
+    """Whether the nodes prove who they are by a certificate, the secret `qdevice_certificate`, and qnetd by its own."""
+
+
 class Corosync(Part):
     """Membership: links and timings."""
 
@@ -137,6 +158,8 @@ class Corosync(Part):
     """Milliseconds to agree on a membership; by default 400 for two nodes, for more 1.2 tokens (corosync.conf(5))."""
     port: Port = 5405
     """UDP port of the first link; the next ones count up."""
+    qdevice: Qdevice | None = None
+    """A quorum device, so that of two halves only one goes on; by default either of two nodes does."""
 
 
 class HaproxyMode(StrEnum):
@@ -202,8 +225,18 @@ class Stats(Part):
     """From where; by default from the cluster's own subnets."""
 
 
+class Arrangement(StrEnum):
+    """What HAProxy is to Pacemaker."""
+
+    CLONE = "clone"
+    PRIMITIVE = "primitive"
+
+
 class Haproxy(Part):
     """What HAProxy does: frontends and backends, or a configuration of the user's own."""
+
+    arrangement: Arrangement = Arrangement.CLONE
+    """clone: HAProxy is ready on every node, only VIPs move; primitive: it runs where the VIPs are, and moves too."""
 
     frontends: tuple[Frontend, ...] = ()
     """Where clients connect to."""
@@ -219,6 +252,39 @@ class Haproxy(Part):
     """Idle time of a client's TCP connection; long, because watches and logs are."""
     server_timeout: Duration = "1h"
     """The same towards a server."""
+
+
+class FenceAgent(StrEnum):
+    """The program that powers a node's machine off, over SSH to its host."""
+
+    VBOX = "fence_vbox"
+    VIRSH = "fence_virsh"
+
+
+class FencingHost(Part):
+    """A hypervisor's host, as the nodes reach it."""
+
+    address: Address
+    """Its address."""
+    port: Port = 22
+    """The port of its SSH server."""
+    user: Annotated[str, Field(pattern=ACCOUNT)]
+    """Who may power the machines off there: root for fence_virsh, the machines' owner for fence_vbox."""
+    host_key: str
+    """Its SSH server's public key, or a path to it: another server is not believed."""
+    machines: dict[HostName, Annotated[str, Field(pattern=MACHINE)]] = {}
+    """Its nodes, each with its machine's name or UUID there; by default all nodes, each called as it is."""
+
+
+class Fencing(Part):
+    """Powering off a node that is lost, before its floating IP is taken over."""
+
+    agent: FenceAgent
+    """fence_vbox for VirtualBox, fence_virsh for libvirt."""
+    hosts: Annotated[dict[Name, FencingHost], Field(min_length=1)]
+    """The hosts that the nodes' machines run on, by a name of your choice."""
+    delay: Annotated[int, Field(ge=0, le=60)] = 5
+    """Seconds by which, of two nodes, the one that holds no floating IP shoots later: one of the two is left."""
 
 
 class Ssh(Part):
@@ -260,6 +326,8 @@ class Cluster(Part):
     """Membership."""
     haproxy: Haproxy = Field(default_factory=Haproxy)
     """Load balancing."""
+    fencing: Fencing | None = None
+    """Fencing; by default none: two nodes that lose sight of each other both hold the floating IP until it is back."""
     ssh: Ssh = Field(default_factory=Ssh)
     """Who may log in."""
     users: Annotated[tuple[User, ...], Field(min_length=1)] = Field(default_factory=lambda: (User(),))

@@ -8,7 +8,7 @@ from pathlib import Path
 from builder.spec.files import UnreadableError, located, read_text
 from builder.spec.issues import Issue, KeyPath, closest, shown
 from builder.spec.keys import KeyProblemError, resolve
-from builder.spec.model import Cluster
+from builder.spec.model import Cluster, Fencing
 
 MAX_CONFIG_BYTES = 1 << 20
 _ZONES = Path("/usr/share/zoneinfo")
@@ -17,8 +17,8 @@ _ZONES = Path("/usr/share/zoneinfo")
 def settle(cluster: Cluster, folder: Path) -> tuple[Cluster, list[Issue]]:
     """The cluster with everything from outside in it, for a spec that lies in `folder`, and what could not be found.
 
-    Every entry of `ssh.keys`, `ssh.trusted_ca` and `users[].keys` is a key then, on one line, no path;
-    `haproxy.config` is an absolute path.
+    Every entry of `ssh.keys`, `ssh.trusted_ca` and `users[].keys`, and every `host_key`, is a key then, on one line, no
+    path; `haproxy.config` is an absolute path.
     """
     issues: list[Issue] = []
     ssh = cluster.ssh.model_copy(
@@ -40,8 +40,29 @@ def settle(cluster: Cluster, folder: Path) -> tuple[Cluster, list[Issue]]:
         except UnreadableError as error:
             hint = "a path relative to the spec"
             issues.append(Issue(("haproxy", "config"), f"{shown(haproxy.config)}: {error}", hint))
+    fencing = _fencing(cluster.fencing, folder, issues)
     issues += _time_zone(cluster.timezone)
-    return cluster.model_copy(update={"ssh": ssh, "users": users, "haproxy": haproxy}), issues
+    found = {"ssh": ssh, "users": users, "haproxy": haproxy, "fencing": fencing}
+    return cluster.model_copy(update=found), issues
+
+
+def _fencing(fencing: Fencing | None, folder: Path, issues: list[Issue]) -> Fencing | None:
+    """Fencing with the hosts' keys in it."""
+    if fencing is None:
+        return None
+    hosts = {}
+    for name, host in fencing.hosts.items():
+        path: KeyPath = ("fencing", "hosts", name, "host_key")
+        hosts[name] = host
+        try:
+            keys = resolve(host.host_key, folder)
+        except KeyProblemError as problem:
+            issues.append(Issue(path, problem.message, problem.hint))
+            continue
+        if len(keys) > 1:
+            issues.append(Issue(path, f"{shown(host.host_key)} holds {len(keys)} keys", "the one of the SSH server"))
+        hosts[name] = host.model_copy(update={"host_key": keys[0]})
+    return fencing.model_copy(update={"hosts": hosts})
 
 
 def _keys(entries: tuple[str, ...], path: KeyPath, folder: Path, issues: list[Issue]) -> tuple[str, ...]:

@@ -30,6 +30,8 @@ WORDS = "^[^\\x00-\\x1f\\x7f]*$"
 DEVICE = "^[^\\x00-\\x1f\\x7f-][^\\x00-\\x1f\\x7f]*$"
 DURATION = "^[1-9][0-9]{0,6}(ms|s|m|h)$"
 ACCOUNT = "^[a-z_][a-z0-9_-]{0,30}$"
+# It goes through a shell on the host, and through Pacemaker's list of NODE:MACHINE;NODE:MACHINE.
+MACHINE = "^[A-Za-z0-9_][A-Za-z0-9._-]{0,79}$"
 STATS_USER = "^[A-Za-z0-9._-]{1,32}$"
 TIME_ZONE = "^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$"
 HOST_URI = "^[a-z][a-z0-9+]*://[^\\s\\x00-\\x1f\\x7f]*$"
@@ -45,6 +47,7 @@ TEXTS = {
     DEVICE: "the name of a network or an interface on the host, not beginning with a hyphen",
     DURATION: "a number with its unit: ms, s, m or h, as in 30s or 1h",
     ACCOUNT: "a user name: lower-case letters, digits, '-' and '_', at most 31, a letter first",
+    MACHINE: "letters, digits, '.', '_' and '-', at most 80, not beginning with '.' or '-'",
     STATS_USER: "letters, digits, '.', '_' and '-', at most 32",
     TIME_ZONE: "a name of the tz database, as in Etc/UTC or Europe/Berlin",
     HOST_URI: "ssh://user@host, or a libvirt URI as in qemu:///system or qemu+ssh://host/system",

@@ -26,6 +26,11 @@ def spelled_out(cluster: Cluster) -> dict[str, Any]:
         if network["vlan"] is not None:
             del network["adapter"]  # its parent's
     values["corosync"]["consensus"] = derived.consensus(cluster)
+    if (qdevice := cluster.corosync.qdevice) is not None:
+        values["corosync"]["qdevice"]["algorithm"] = derived.qdevice_algorithm(cluster, qdevice)
+    if cluster.fencing is not None:
+        for name, machines in derived.fencing_machines(cluster, cluster.fencing).items():
+            values["fencing"]["hosts"][name]["machines"] = machines
     haproxy = values["haproxy"]
     if haproxy["config"] is not None:
         for key in ("frontends", "backends", "stats"):

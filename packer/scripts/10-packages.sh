@@ -3,7 +3,9 @@
 # Nothing to do where mmdebstrap has put them in; a virtual machine's source gets them here.
 set -eu
 
-wanted="$(sed 's/#.*//' "$HAPX_DATA/packages.list") $HAPX_EXTRA_PACKAGES"
+# A name with a release in brackets is for that release alone.
+release=$(. /etc/os-release && echo "$VERSION_CODENAME")
+wanted="$(sed -e 's/#.*//' -e "s/\\[$release\\]//" -e '/\[/d' "$HAPX_DATA/packages.list") $HAPX_EXTRA_PACKAGES"
 missing=
 for package in $wanted; do
     case "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)" in

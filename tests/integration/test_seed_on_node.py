@@ -179,22 +179,13 @@ def test_a_node_takes_its_seed(
     assert_network(booted, version)
 
 
-def without_cookies(values: dict[str, Any]) -> dict[str, Any]:
-    """A spec whose servers are told nothing that HAProxy warns of: it knows no cookies in tcp mode."""
-    backend = values["haproxy"]["backends"][0]
-    for server in backend["servers"]:
-        if backend["mode"] == "tcp" and server["options"].startswith("cookie"):
-            server["options"] = ""
-    return values
-
-
 @settings(
     max_examples=6,
     deadline=None,
     phases=[Phase.generate],  # each example is a boot: a failing one is told as it is
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-@given(values=specs().map(without_cookies))
+@given(values=specs())
 def test_a_node_takes_the_seed_of_any_valid_spec(
     node_root: Path, tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any]
 ) -> None:

@@ -112,7 +112,7 @@ def said_of(values: Any) -> list[str]:
 _NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,8}[a-z0-9]", fullmatch=True)
 _RESERVED = ("hapx", "haproxy", "stats", "localhost", "all", "default", "none", "lo")
 _SAFE_NAMES = _NAMES.filter(lambda name: not name.startswith(("en", "eth", "wl", "ww", "ib", "sl", "mc", *_RESERVED)))
-_WORDS = st.sampled_from(["", "weight 10", "backup", "maxconn 100", 'cookie "a b"'])
+_WORDS = {"tcp": ["", "weight 10", "backup", 'inter "2s"'], "http": ["", "maxconn 100", 'cookie "a b"']}
 
 
 @st.composite
@@ -142,6 +142,7 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
     for node in nodes:
         node.update(draw(st.fixed_dictionaries({}, optional=extras)))
     mode = draw(st.sampled_from(["tcp", "http"]))
+    words = st.sampled_from(_WORDS[mode])
     token = draw(st.integers(300, 60_000))
     return {
         "name": draw(_SAFE_NAMES),
@@ -166,7 +167,7 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
                     "mode": mode,
                     "balance": draw(st.sampled_from(["roundrobin", "leastconn", "source", "random(2)", "hash src"])),
                     "servers": [
-                        {"name": f"s-{place}", "address": "192.0.2.1", "port": 80, "options": draw(_WORDS)}
+                        {"name": f"s-{place}", "address": "192.0.2.1", "port": 80, "options": draw(words)}
                         for place in range(draw(st.integers(1, 3)))
                     ],
                 }

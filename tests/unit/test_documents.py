@@ -140,7 +140,9 @@ def test_files_have_their_owners_and_modes() -> None:
     assert private == {
         "/etc/corosync/authkey": ("root:root", "0400"),
         "/etc/haproxy/haproxy.cfg": ("root:haproxy", "0640"),
+        "/etc/corosync/qdevice/cluster.p12": ("root:root", "0600"),
         "/etc/hapx/cib.xml": ("root:root", "0600"),
+        "/etc/hapx/fencing.key": ("root:root", "0600"),
     }
     (authkey,) = [entry for entry in entries if entry["path"] == "/etc/corosync/authkey"]
     assert authkey["encoding"] == "b64"

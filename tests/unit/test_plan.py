@@ -67,27 +67,30 @@ def test_digest_of_a_folder_sees_names_contents_and_the_executable_bit(tmp_path:
 
 def test_packages_are_one_a_line_with_comments(tmp_path: Path) -> None:
     path = tmp_path / "packages.list"
-    path.write_text("# all\n\nhaproxy\n  corosync # the cluster\nlibstdc++6\n")
-    assert read_packages(path) == ["haproxy", "corosync", "libstdc++6"]
+    path.write_text("# all\n\nhaproxy\n  corosync # the cluster\nlibstdc++6\nold [bookworm] # or\nnew [trixie]\n")
+    assert read_packages(path, "trixie") == ["haproxy", "corosync", "libstdc++6", "new"]
+    assert read_packages(path, "bookworm") == ["haproxy", "corosync", "libstdc++6", "old"]
 
 
 def test_every_line_that_is_no_package_is_named(tmp_path: Path) -> None:
     path = tmp_path / "packages.list"
-    path.write_text("haproxy corosync\nok\nBAD\n")
+    path.write_text("haproxy corosync\nok\nBAD\nfine [trixie]\nother [sid]\n")
     with pytest.raises(InputError) as caught:
-        read_packages(path)
-    assert [problem.where for problem in caught.value.problems] == [f"{path}:1", f"{path}:3"]
+        read_packages(path, "trixie")
+    assert [problem.where for problem in caught.value.problems] == [f"{path}:{line}" for line in (1, 3, 5)]
 
 
 def test_missing_package_list_is_said_plainly(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file or directory"):
-        read_packages(tmp_path / "packages.list")
+        read_packages(tmp_path / "packages.list", "trixie")
 
 
 def test_shipped_template_can_be_planned() -> None:
     folder = bake.template_folder()
-    assert {"haproxy", "corosync", "pacemaker", "crmsh", "cloud-init"} <= set(read_packages(folder / "packages.list"))
-    assert not {"pcs", "pcsd"} & set(read_packages(folder / "packages.list"))
+    for each in RELEASES:
+        packages = set(read_packages(folder / "packages.list", each))
+        assert {"haproxy", "corosync", "pacemaker", "crmsh", "cloud-init"} <= packages
+        assert not {"pcs", "pcsd"} & packages
     release = next(row for row in bake.list_variables() if row["name"] == "release")
     assert all(name in str(release["description"]) for name in RELEASES)
 

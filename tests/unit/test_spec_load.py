@@ -26,7 +26,7 @@ SERVER = "haproxy.backends.0.servers.0.address"
     [
         ("domian", "x", "is no key of a spec here (did you mean domain?)"),
         ("nodes.0.adresses", {}, "is no key of a spec here (did you mean addresses?)"),
-        ("corosync.zzz", 1, "is no key of a spec here (there are: consensus, links, port, token)"),
+        ("corosync.zzz", 1, "is no key of a spec here (there are: consensus, links, port, qdevice, token)"),
         ("name", LEFT_OUT, "is missing (The cluster's name: "),
         ("nodes.0.name", LEFT_OUT, "is missing (Host name, and the virtual machine's name.)"),
         ("name", "Hapx", "must be lower-case letters, digits and hyphens, at most 32, no hyphen at either end, not "),

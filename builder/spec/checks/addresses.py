@@ -11,7 +11,8 @@ from builder.spec.issues import Issue, KeyPath, nearest
 from builder.spec.model import Cluster, Network, NetworkKind
 
 # All ids in Pacemaker's CIB are of one name space: how the cluster's own begin, and what is added to a VIP's name.
-_OWN_IDS = ("haproxy", "hapx", "cib-bootstrap-options", "rsc-options")
+# cib- and rsc- are its options, cli- is what `crm_resource --move` and --ban leave behind.
+_OWN_IDS = ("haproxy", "hapx", "cib-", "rsc-", "cli-")
 _ADDED = ("-params", "-meta", "-monitor", "-start", "-stop")
 
 
@@ -57,8 +58,8 @@ def _vips(cluster: Cluster, nodes: dict[Address, KeyPath], routers: dict[Address
     for place, vip in vips:
         where: KeyPath = ("vips", place, "address")
         own = (*_OWN_IDS, *(other.name + added for _, other in vips for added in _ADDED))
-        if vip.name.startswith(own):
-            hint = "a name that begins otherwise"
+        if taken := next((each for each in own if vip.name.startswith(each)), None):
+            hint = f"a name that does not begin with {taken}"
             yield Issue(
                 ("vips", place, "name"), f"{vip.name}: Pacemaker has things of the cluster's own called so", hint
             )

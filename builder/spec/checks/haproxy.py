@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from builder.spec import derived
 from builder.spec.checks.repeated import repeated
 from builder.spec.issues import Issue, KeyPath, nearest
-from builder.spec.model import Backend, Cluster, HaproxyMode
+from builder.spec.model import Arrangement, Backend, Cluster, HaproxyMode
 
 SSH_PORT = 22
 MONITOR_PORT = 61936  # where the cluster asks HAProxy whether it answers: seed.haproxy
@@ -33,12 +33,14 @@ def check(cluster: Cluster) -> Iterator[Issue]:
     """Every issue with what HAProxy shall do."""
     haproxy = cluster.haproxy
     if haproxy.config is not None:
+        yield from _arrangement(cluster)
         yield from _own_configuration(cluster)
         return
     frontends, backends = list(enumerate(haproxy.frontends)), list(enumerate(haproxy.backends))
     top: KeyPath = ("haproxy",)
     yield from repeated("frontend", (((*top, "frontends", place, "name"), each.name) for place, each in frontends))
     yield from repeated("backend", (((*top, "backends", place, "name"), each.name) for place, each in backends))
+    yield from _arrangement(cluster)
     yield from _timeouts(cluster)
     yield from _ports(cluster)
     yield from _frontends(cluster)
@@ -56,6 +58,12 @@ def _own_configuration(cluster: Cluster) -> Iterator[Issue]:
         if key in haproxy.model_fields_set and getattr(haproxy, key):
             message = f"{haproxy.config} is the whole configuration: {key} would not be in it"
             yield Issue(("haproxy", key), message, f"leave out {key}, or config")
+
+
+def _arrangement(cluster: Cluster) -> Iterator[Issue]:
+    if cluster.haproxy.arrangement is Arrangement.PRIMITIVE and not cluster.vips:
+        message = "HAProxy would be beside the VIPs, and there is none"
+        yield Issue(("haproxy", "arrangement"), message, "add a VIP, or arrangement: clone", absence=True)
 
 
 def _timeouts(cluster: Cluster) -> Iterator[Issue]:
@@ -120,15 +128,23 @@ def _backend(cluster: Cluster, path: KeyPath, backend: Backend) -> Iterator[Issu
     yield from _words((*path, "check"), backend.check)
     for line, text in enumerate(backend.options):
         yield from _words((*path, "options", line), text)
+        yield from _cookie((*path, "options", line), backend, text.split()[:1])
     known = {*cluster.hosts, *(name for node in cluster.nodes for name in (node.name, derived.fqdn(cluster, node)))}
     servers = list(enumerate(backend.servers))
     yield from repeated("server", (((*path, "servers", place, "name"), server.name) for place, server in servers))
     for place, server in servers:
         where = (*path, "servers", place)
         yield from _words((*where, "options"), server.options)
+        yield from _cookie((*where, "options"), backend, server.options.split())
         if not _is_address(server.address) and server.address not in known and not _has_dns(cluster):
             message = f"nobody could look up {server.address}: no network has name servers"
             yield Issue((*where, "address"), message, "add dns to a network, or the name to hosts", absence=True)
+
+
+def _cookie(path: KeyPath, backend: Backend, words: list[str]) -> Iterator[Issue]:
+    if backend.mode is not HaproxyMode.HTTP and "cookie" in words:
+        message = "a cookie is HTTP's, and HAProxy takes no notice of it in tcp mode"
+        yield Issue(path, message, "leave it out, or mode: http")
 
 
 def _words(path: KeyPath, text: str) -> Iterator[Issue]:

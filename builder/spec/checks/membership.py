@@ -1,4 +1,4 @@
-"""Corosync: links and timings. Sources: corosync.conf(5), and `corosync -t` of 3.1.9."""
+"""Corosync: links, timings, a quorum device. Sources: corosync.conf(5), corosync-qdevice(8), `corosync -t` of 3.1.9."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from builder.spec import derived
 from builder.spec.checks.repeated import repeated
 from builder.spec.issues import Issue, KeyPath, nearest
-from builder.spec.model import Cluster, NetworkKind
+from builder.spec.model import Cluster, NetworkKind, Qdevice, QdeviceAlgorithm
 
 
 def check(cluster: Cluster) -> Iterator[Issue]:
@@ -19,6 +19,8 @@ def check(cluster: Cluster) -> Iterator[Issue]:
     if (last := cluster.corosync.port + len(links) - 1) > 65535:
         yield Issue(("corosync", "port"), f"the last of {len(links)} links would have port {last}", "a lower port")
     yield from _consensus(cluster)
+    if cluster.corosync.qdevice is not None:
+        yield from _qdevice(cluster, cluster.corosync.qdevice)
 
 
 def _link(cluster: Cluster, path: KeyPath, name: str) -> Iterator[Issue]:
@@ -48,3 +50,15 @@ def _consensus(cluster: Cluster) -> Iterator[Issue]:
     if given is not None and len(cluster.nodes) > 2 and given <= token:
         message = f"must be more than the token ({token}) for more than two nodes, not {given}: corosync.conf(5)"
         yield Issue(("corosync", "consensus"), message, f"leave it out for 1.2 tokens, {token * 12 // 10}")
+
+
+def _qdevice(cluster: Cluster, qdevice: Qdevice) -> Iterator[Issue]:
+    path: KeyPath = ("corosync", "qdevice")
+    count = len(cluster.nodes)
+    if count == 1:
+        yield Issue(path, "a single node has nobody to be split from", "leave it out", absence=True)
+    elif qdevice.algorithm is QdeviceAlgorithm.FFSPLIT and count % 2:
+        message = f"ffsplit is for halves, and {count} nodes have none: corosync-qdevice(8)"
+        yield Issue((*path, "algorithm"), message, "lms, or leave it out", absence=True)
+    if owner := derived.owner(cluster, qdevice.host):
+        yield Issue((*path, "host"), f"{qdevice.host} is {owner}: whoever decides is none of them", "a third machine")
