@@ -47,7 +47,7 @@ class Part(StrEnum):
 
 
 _CHECKS: dict[Part, tuple[str, ...]] = {
-    Part.HAPROXY: ("haproxy", "-c", "-q", "-f", str(_HAPROXY_CFG)),
+    Part.HAPROXY: ("haproxy", "-c", "-f", str(_HAPROXY_CFG)),
     Part.FIREWALL: ("nft", "-c", "-f", "/etc/nftables.conf"),
     Part.SSHD: ("sshd", "-t"),
     Part.COROSYNC: ("corosync", "-t"),

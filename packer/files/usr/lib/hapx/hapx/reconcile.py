@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,12 +61,13 @@ def by_hand(known: Facts, given: str | None) -> Done:
         if read is not None:
             new = check_seed(known, read)
             planned = changes.changes(read.files)
+            membership.check(planned, _online())
             changes.check(planned)
             notes += [f"takes a reboot: {what}" for what in read.reboot]
-            notes += [f"takes a restart of Corosync: {what}" for what in membership.fixed(planned)]
         told = _carry_out(planned)
         wait_for_cluster(HAND_SECONDS)
         applied = livecib.apply(prepare.read_payload(), new.generation)
+        notes += _forget({node.name for node in known.nodes} - {node.name for node in new.nodes})
         return Done(
             generation=new.generation,
             seed=read.where if read is not None else None,
@@ -127,12 +128,30 @@ def _carry_out(planned: Sequence[Change]) -> list[str]:
     return said
 
 
+def _online() -> list[str]:
+    status = _status()
+    return [] if status is None else [node.name for node in status.nodes if node.online]
+
+
+def _forget(names: Iterable[str]) -> list[str]:
+    """Have Pacemaker forget nodes that have left the seed; what was done."""
+    said = []
+    for name in sorted(names):
+        result = run(["crm_node", "--force", "--remove", name])
+        said.append(f"{name} has left the cluster" if result.ok else f"crm_node --remove {name}: {result.said()[-1:]}")
+    return said
+
+
+def _status() -> crm.Status | None:
+    result = run(crm.ARGV, timeout=15.0)
+    return crm.parse(result.stdout) if result.ok else None
+
+
 def _missing() -> str:
     """What there is not for the configuration to be changed; empty where it can be."""
-    result = run(crm.ARGV, timeout=15.0)
-    if not result.ok:
+    status = _status()
+    if status is None:
         return "Pacemaker does not answer"
-    status = crm.parse(result.stdout)
     if not status.quorate:
         return "this node has no quorum"
     return "" if status.dc is not None else "the cluster has no coordinator (DC) yet"
