@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shlex
+import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -304,3 +305,12 @@ def _jump(uri: str) -> str | None:
 def _remote(argv: Sequence[str]) -> str:
     """The command for the shell on the other side."""
     return shlex.join(argv)
+
+
+def answers(address: str, *, port: int = 22, timeout: float = 1.0) -> bool:
+    """Whether somebody takes TCP connections there within `timeout` seconds."""
+    try:
+        with socket.create_connection((address, port), timeout=timeout):
+            return True
+    except OSError:
+        return False

@@ -136,7 +136,7 @@ def _hardware(wanted: Wanted, found: Settings, dialect: Dialect) -> Iterator[tup
 
 
 def _card(made: Changes, slot: int, plug: Plug, now: tuple[Card | None, str], dialect: Dialect) -> None:
-    """What differs of one card from what it is `now`, mode included. A running machine's can be plugged elsewhere, but it gets no new one."""
+    """What differs of one card from what it is `now`. A running machine gets no new one."""
     found, mode = now
     card = f"network card {slot}"
     there = found is not None
