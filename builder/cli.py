@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from builder import __version__, cli_create, cli_seed, cli_spec, interrupts
+from builder import __version__, cli_create, cli_machines, cli_seed, cli_spec, interrupts
 from builder.errors import (
     ExitCode,
     HapxError,
@@ -141,6 +141,13 @@ def doctor(as_json: Json = False) -> None:
 app.command()(cli_create.create)
 app.command()(cli_seed.seed_iso)
 app.add_typer(cli_spec.app)
+app.command("import")(cli_machines.import_)
+app.command()(cli_machines.clone)
+app.command()(cli_machines.start)
+app.command()(cli_machines.stop)
+app.command()(cli_machines.destroy)
+app.command()(cli_machines.ssh)
+app.command()(cli_machines.console)
 
 
 @contextlib.contextmanager
