@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ SCRIPT_TIMEOUT = 1800.0
 NAMESPACE_GRACE = 1.0
 DATA = "/run/hapx"  # where a script finds packages.list and files/ inside the root
 NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded")
+_LEFT_OUT = ("doc", "info", "lintian", "locale", "man")  # of /usr/share
 LOOK_HINT = "--keep-work keeps the root file system, to look into it"
 
 # What mmdebstrap's apt says, and what that means for a person. The first that matches is told.
@@ -79,6 +81,7 @@ def mmdebstrap_argv(plan: BakePlan, *, tar: Path, apt: Path, uid: int | None = N
     `uid` is who runs it (default: this process): root, or anybody through user namespaces.
     """
     unprivileged = (os.geteuid() if uid is None else uid) != 0
+    excludes = Path(plan.template, "files/etc/dpkg/dpkg.cfg.d/hapx")
     return [
         "mmdebstrap",
         "--variant=minbase",
@@ -86,9 +89,13 @@ def mmdebstrap_argv(plan: BakePlan, *, tar: Path, apt: Path, uid: int | None = N
         "--format=tar",
         f"--architectures={plan.arch}",
         f"--include={','.join(plan.packages)}",
-        f"--dpkgopt={Path(plan.template, 'files/etc/dpkg/dpkg.cfg.d/hapx')}",
         # What is unpacked here is copied into a disk image afterwards: syncing each file would be for nothing.
         "--dpkgopt=force-unsafe-io",
+        # Not as a --dpkgopt: mmdebstrap would filter each essential package through a Python program of its own, which
+        # takes longer than the rest of it. So dpkg gets the list when it installs what has been extracted, and what it
+        # may leave out of that goes before.
+        f"--extract-hook=upload {shlex.quote(str(excludes))} /etc/dpkg/dpkg.cfg.d/hapx",
+        f'--extract-hook=cd "$1/usr/share" && rm -rf {" ".join(_LEFT_OUT)}',
         '--aptopt=Acquire::Languages "none"',
         '--aptopt=Acquire::Retries "2"',
         '--aptopt=Acquire::http::Timeout "30"',
@@ -139,7 +146,7 @@ def bootstrap(
     try:
         argv = mmdebstrap_argv(plan, tar=rootcache.tar(making), apt=apt)
         result = command.run(
-            command.tied(argv),
+            command.tied([sys.executable, "-m", "builder.image.unsynced", *argv]),
             env=environment,
             on_line=watch,
             timeout=BOOTSTRAP_TIMEOUT,
