@@ -37,7 +37,7 @@ def timed(argv: list[str], *, cwd: Path, env: dict[str, str]) -> float:
 def one_run(folder: Path, release: str) -> dict[str, float]:
     """The seconds of each kind of bake, once."""
     env = os.environ | {"XDG_CACHE_HOME": str(folder / "cache"), "TMPDIR": str(folder)}
-    packages = ",".join(read_packages(PACKER / "packages.list"))
+    packages = ",".join(read_packages(PACKER / "packages.list", release))
     seconds = {}
     bare = ["mmdebstrap", "--variant=minbase", f"--include={packages}", release, str(folder / "bare.tar")]
     seconds["bare mmdebstrap"] = timed(bare, cwd=folder, env=env)
