@@ -74,8 +74,7 @@ def status(
         if as_json:
             typer.echo(json.dumps(present.status_document(found)))
         else:
-            typer.clear()
-            present.status(found)
+            present.status(found, anew=True)
         time.sleep(WATCH_SECONDS)
     found = look(fleet)
     if as_json:

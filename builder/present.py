@@ -14,12 +14,16 @@ from rich.text import Text
 from builder.command import format_argv
 
 if TYPE_CHECKING:
+    from builder.cluster.failover import Moved
+    from builder.cluster.status import ClusterStatus
+    from builder.cluster.up import Up
     from builder.doctor import Check
     from builder.image.bake import Bake, Outcome
     from builder.image.verify import Report
+    from builder.publish import Published
 
 _CONSOLE = Console(highlight=False, soft_wrap=True, emoji=False)
-_STYLES = {"ok": "green", "note": "yellow", "warning": "yellow"}
+_STYLES = {"ok": "green", "note": "yellow", "warning": "yellow", "healthy": "green", "degraded": "yellow"}
 
 
 def document(data: Any) -> None:
@@ -75,6 +79,12 @@ def outcome(result: Outcome) -> str:
     return f"{result.ova}: {size}, sha256 {result.sha256}{kept}"
 
 
+def published(result: Published) -> str:
+    """One line on where an OVA is now."""
+    what = "it was there already" if result.unchanged else f"{result.sent / 1e6:.1f} MB sent"
+    return f"{result.address}: version {result.version} ({what}, sha256 {result.sha256})"
+
+
 def report(result: Report, *, as_json: bool) -> None:
     """What `verify` found."""
     if as_json:
@@ -112,3 +122,76 @@ def checks(found: Sequence[Check], *, as_json: bool) -> None:
         _CONSOLE.print("\nThis installs what is missing:")
         for line in install:
             _CONSOLE.print(f"  {line}", markup=False)
+
+
+def up(result: Up) -> str:
+    """What a cluster that was brought up is, in a few lines."""
+    lines = [f"{name}: {', '.join(words)}" for name, words in result.changed.items()]
+    lines += [
+        f"{name}: waits for its machine to be off (hapx-build stop, then up): {', '.join(words)}"
+        for name, words in result.later.items()
+    ]
+    lines += [f"degraded: {remark}" for remark in result.remarks]
+    lines += [f"VIP      {vip.address}, held by {vip.holder}" for vip in result.vips]
+    if result.stats_url is not None:
+        lines.append(f"stats    {result.stats_url}, user {result.stats_user}, password in {result.secrets}")
+    did = "serves" if result.changed else "serves; nothing had to be done"
+    lines.append(f"{result.cluster} {did} ({result.seconds:.1f} s)")
+    return "\n".join(lines)
+
+
+def moved(result: Moved) -> str:
+    """What a planned move did, in one line."""
+    if not result.vips:
+        return f"{result.target} holds everything already"
+    origin = " and ".join(result.origin)
+    outage = (
+        f"{result.outage * 1000:.0f} ms without an answer"
+        if result.outage is not None
+        else "the outage could not be measured, as this machine does not reach the floating IP"
+    )
+    return f"{', '.join(result.vips)}: {origin} -> {result.target}; {outage}"
+
+
+def status_document(found: ClusterStatus) -> dict[str, Any]:
+    """A cluster's status as JSON has it."""
+    return {"ok": found.ok, **asdict(found)}
+
+
+def status(found: ClusterStatus, *, anew: bool = False) -> None:
+    """A cluster's status for people; `anew` on a screen that is empty but for it."""
+    if anew:
+        _CONSOLE.clear()
+    quorum = {True: "has quorum", False: "no quorum", None: "no node answers"}[found.quorate]
+    votes = (
+        f" ({found.votes} of {found.expected_votes} votes), DC {found.dc or 'none'}"
+        if found.quorate is not None
+        else ""
+    )
+    _CONSOLE.print(Text(found.cluster, style="bold") + Text(f": {quorum}{votes}", style="default"))
+    table = Table(box=None, pad_edge=False)
+    for heading in ("node", "machine", "health", "member", "HAProxy", "links", "holds", "host"):
+        table.add_column(heading)
+    for node in found.nodes:
+        own = node.health or "-"
+        member = "standby" if node.standby else "online" if node.online else "offline"
+        links = f"{sum(link.connected for link in node.links)}/{len(node.links)}" if node.health else "-"
+        alive = "-" if node.health is None else "up" if node.haproxy else "down"
+        health = Text(own, style=_STYLES.get(own, "red"))
+        table.add_row(node.name, node.machine, health, member, alive, links, ", ".join(node.holds), node.host)
+    _CONSOLE.print(table, soft_wrap=False)
+    for vip in found.vips:
+        _CONSOLE.print(f"{vip.name}  {vip.address}  held by {vip.holder or 'nobody'}", markup=False)
+    backends = {backend.name: backend for node in found.nodes for backend in node.backends}
+    for backend in backends.values():
+        _CONSOLE.print(f"backend {backend.name}  {backend.up} of {backend.total} servers up", markup=False)
+    for resource in found.resources:
+        if resource.failed or resource.fail_count:
+            state = "failed" if resource.failed else "running" if resource.running else "stopped"
+            line = f"resource {resource.id} on {resource.node or '-'}  {state}, {resource.fail_count} failures"
+            _CONSOLE.print(line, markup=False)
+    for problem in found.problems:
+        head = Text(f"{problem.severity}: ", style=_STYLES.get(problem.severity, "red"))
+        _CONSOLE.print(head + Text(problem.message, style="default"))
+        if problem.hint:
+            _CONSOLE.print(Text(f"  hint: {problem.hint}", style="dim"))

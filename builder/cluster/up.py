@@ -80,7 +80,7 @@ def up(fleet: Fleet, request: Request, reporter: Reporter) -> Up:
         changed: dict[str, list[str]] = {node.name: [] for node in fleet.cluster.nodes}
         bases = _bases(fleet, request, crew, reporter)
         with reporter.stage("seeds", title="Make the nodes' CDs"):
-            seeds = fleet.seeds(fleet.cluster.nodes)
+            seeds = fleet.seeds(fleet.cluster.nodes, reporter=reporter)
         with reporter.stage("machines", title="Make the machines"):
             converged = crew.each(
                 fleet.cluster.nodes,
@@ -111,7 +111,7 @@ def up(fleet: Fleet, request: Request, reporter: Reporter) -> Up:
 
 def _bases(fleet: Fleet, request: Request, crew: Crew, reporter: Reporter) -> dict[str, Base]:
     """The base of each node: its own where its machine is there already, else the same for all that are to be made."""
-    hosts = list({id(host): host for host in (fleet.on(node) for node in fleet.cluster.nodes)}.values())
+    hosts = fleet.hosts(fleet.cluster.nodes)
     with reporter.stage("look", title="Look what is there"):
         machines = crew.each(hosts, lambda host: host.machines(fleet.cluster.name))
         imported = crew.each(hosts, lambda host: host.bases())
@@ -121,19 +121,18 @@ def _bases(fleet: Fleet, request: Request, crew: Crew, reporter: Reporter) -> di
     for node in fleet.cluster.nodes:
         found, bases = by_host[id(fleet.on(node))]
         name = next((each.base for each in found if each.name == node.name and each.state is not State.BROKEN), None)
-        base = next((base for base in bases if base.name == name), None)
-        if base is None:
+        if name is None:
             missing.append(node)
         else:
-            own[node.name] = base
+            own[node.name] = next((base for base in bases if base.name == name), Base(name, ""))
     if missing or request.ova is not None:
-        needing = {id(fleet.on(node)): fleet.on(node) for node in missing or fleet.cluster.nodes}
-        common = [bases for _, bases in (by_host[number] for number in needing)]
+        needing = fleet.hosts(missing or fleet.cluster.nodes)
+        common = [by_host[id(host)][1] for host in needing]
         chosen = ova.choose(request.ova, common, reporter)
         if chosen.path is not None:
             path = chosen.path
             with reporter.stage("import", title=f"Import {chosen.base.name}"):
-                crew.each(needing.values(), lambda host: host.import_base(path, chosen.base))
+                crew.each(needing, lambda host: host.import_base(path, chosen.base))
         for name, base in own.items():
             if request.ova is not None and base != chosen.base:
                 reporter.note(

@@ -56,12 +56,14 @@ class Waiting:
         return answer
 
     def _tell(self, answers: Sequence[Answer], lacks: Mapping[str, str]) -> None:
+        before = dict(self._said)
         for answer in answers:
             now = lacks[answer.node] or "healthy"
             if self._said.get(answer.node) != now:
                 self._said[answer.node] = now
                 self._reporter.note(f"{answer.node}: {now}", node=answer.node)
-        self._reporter.advance(sum(not lack for lack in lacks.values()), len(lacks))
+        if self._said != before:
+            self._reporter.advance(sum(not lack for lack in lacks.values()), len(lacks))
 
     def _error(self, answers: Sequence[Answer], lacks: Mapping[str, str]) -> HapxError:
         lines = []

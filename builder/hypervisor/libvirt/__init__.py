@@ -106,7 +106,7 @@ class Libvirt:
     def converge(self, machine: Machine) -> Converged:
         """Make the machine and the networks it needs, or change what differs; nothing is started or stopped."""
         with self._making:
-            self._check(machine)
+            self._check_connection()
             actual = self._virsh.xml("dumpxml", "--inactive", machine.name)
             mark = domain.mark_of(actual) if actual is not None else None
             if actual is not None and (mark is None or mark.cluster != machine.cluster):
@@ -212,12 +212,10 @@ class Libvirt:
 
     # -- Making
 
-    def _check(self, machine: Machine) -> None:
+    def _check_connection(self) -> None:
         if re.search(r"/session(\?|$)", self.where):
             message = f"{self.where}: a session's libvirt has no networks that machines could share"
             raise InputError(message, hint="use qemu:///system, or qemu+ssh://user@host/system")
-        if machine.base not in self._storage.bases():
-            raise InputError(f"{self.where}: {machine.base.name} is not imported there", hint="hapx-build import")
 
     @cached_property
     def _kvm(self) -> bool:
@@ -239,6 +237,8 @@ class Libvirt:
         return re.search(r"<feature [^>]*name='(vmx|svm)'", text) is not None
 
     def _make(self, machine: Machine, actual: Element | None) -> None:
+        if machine.base not in self._storage.bases():
+            raise InputError(f"{self.where}: {machine.base.name} is not imported there", hint="hapx-build import")
         place = self._storage.prepare()
         mark = Mark(machine.cluster, machine.base.name, machine.base.sha256, "")
         left = self._storage.of_node(machine.name)
