@@ -37,13 +37,23 @@ def results(pytestconfig: pytest.Config) -> Results:
     return pytestconfig.stash.setdefault(RESULTS, Results())
 
 
-@pytest.fixture(scope="module")
-def pair(cluster_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A pair that has formed, for all tests of a module."""
+@pytest.fixture(scope="session")
+def formed(cluster_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A pair that has formed, for all tests that can share one."""
     with lab.create(cluster_root, tmp_path_factory.mktemp("cluster") / "lab") as made:
         made.start()
         made.wait_settled(lab.FORM_SECONDS)
         yield made
+
+
+@pytest.fixture
+def pair(formed: Lab) -> Lab:
+    """The shared pair, settled: both nodes are on, all agree, no failure is remembered. So it is left, too."""
+    formed.start()
+    if formed.trouble():
+        formed.forget_failures()
+        formed.wait_settled()
+    return formed
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

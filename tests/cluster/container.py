@@ -16,6 +16,7 @@ Power is cut by taking the cards away and killing process 1 with all it started,
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import signal
@@ -25,6 +26,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from builder.command import Result, run
 from builder.image.namespace import PATH
@@ -130,7 +132,10 @@ class Container:
 
     @property
     def leader(self) -> int:
-        """The process id of its process 1; raises ProcessLookupError where there is none just now."""
+        """The process id of its process 1, waited for during a reset; raises ProcessLookupError where there is none."""
+        deadline = time.monotonic() + FIRMWARE_SECONDS + START_SECONDS
+        while not self._leader and self.is_on and time.monotonic() < deadline:
+            time.sleep(0.05)
         if not self._leader:
             raise ProcessLookupError(f"{self.name} is not running")
         return self._leader
@@ -174,11 +179,20 @@ class Container:
         """Send a signal to every process of that name in it; returns when, in seconds of time.monotonic()."""
         pids = self.pids(program)
         assert pids, f"{self.name}: no {program} is running"
+        return self.kill_pids(pids, number)
+
+    def kill_pids(self, pids: Sequence[int], number: signal.Signals = signal.SIGKILL) -> float:
+        """Send a signal to processes in it, by their outer ids; returns when."""
         moment = time.monotonic()
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
         return moment
+
+    def health(self) -> dict[str, Any]:
+        """What `hapx health` says there."""
+        said: dict[str, Any] = json.loads(self.run("hapx", "health", "--json", check=False).stdout)
+        return said
 
     # Cards
 
@@ -201,6 +215,38 @@ class Container:
         moment = time.monotonic()
         self.world.ip(*(f"link set dev {self.wire(bridge)} up" for bridge in bridges))
         return moment
+
+    def isolate(self) -> float:
+        """Its switches pass nothing from or to it any more, and its cards do not notice. Returns when."""
+        return self._forward("0")
+
+    def join(self) -> float:
+        """They pass everything again; returns when."""
+        return self._forward("3")
+
+    def _forward(self, state: str) -> float:
+        moment = time.monotonic()
+        for card in self.cards:
+            # bridge(8): 0 is disabled, 3 forwarding
+            self.world.run("bridge", "link", "set", "dev", self.outer(card), "state", state)
+        return moment
+
+    def freeze(self) -> float:
+        """It stands still, whatever it is doing, and nothing reaches it; returns when."""
+        moment = time.monotonic()
+        self.isolate()
+        self._freezer.write_text("1")
+        return moment
+
+    def thaw(self) -> float:
+        """It goes on; returns when."""
+        self._freezer.write_text("0")
+        self.join()
+        return time.monotonic()
+
+    @property
+    def _freezer(self) -> Path:
+        return hierarchies()[0] / self.cgroup / "payload/cgroup.freeze"
 
     # How
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+from builder import processes
 from tests.cluster.world import World
 
 PROGRAMS = Path(__file__).with_name("programs")
@@ -51,6 +53,14 @@ class Owned:
     nodes: tuple[str, ...]
 
 
+def end(entered: subprocess.Popen[Any]) -> None:
+    """End a program that was started through `World.enter`: nsenter waits for it, and has to be there to hear of it."""
+    for process in processes.running():
+        if process.parent == entered.pid:
+            process.send(signal.SIGKILL)
+    entered.wait(10)
+
+
 class Program:
     """A program of ours in the world, and the JSON lines it says."""
 
@@ -69,8 +79,7 @@ class Program:
 
     def stop(self) -> None:
         """End it."""
-        self._process.kill()
-        self._process.wait()
+        end(self._process)
         self._log.close()
         self._read.close()
 
@@ -193,8 +202,7 @@ class Backends:
 
     def stop(self) -> None:
         """End them."""
-        self._process.kill()
-        self._process.wait()
+        end(self._process)
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
             stream.close()
