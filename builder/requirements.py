@@ -31,6 +31,7 @@ class Purpose(StrEnum):
 
     IMAGE = "image"
     SEED = "seed"
+    SIGN = "sign"
     LINT = "lint"
     TEST = "test"
 
@@ -38,11 +39,12 @@ class Purpose(StrEnum):
 COMMANDS = {
     Purpose.IMAGE: "hapx-build image",
     Purpose.SEED: "hapx-build seed-iso",
+    Purpose.SIGN: "hapx-build sign",
     Purpose.LINT: "make lint",
     Purpose.TEST: "make test",
 }
 
-INCLUDES = {Purpose.TEST: (Purpose.IMAGE, Purpose.SEED, Purpose.LINT)}
+INCLUDES = {Purpose.TEST: (Purpose.IMAGE, Purpose.SEED, Purpose.SIGN, Purpose.LINT)}
 
 
 class Status(StrEnum):
@@ -146,6 +148,7 @@ REQUIREMENTS = (
     Requirement(
         "openssl", "openssl", (Purpose.SEED,), "hashes the statistics page's password", version_flags=("version",)
     ),
+    Requirement("minisign", "minisign", (Purpose.SIGN,), "makes and checks signatures", version_flags=("-v",)),
     Requirement("shellcheck", "shellcheck", (Purpose.LINT,), "checks the shell scripts"),
     Requirement("qemu-img", "qemu-utils", _TEST, "reads back the disks we write"),
     Requirement(
@@ -173,6 +176,15 @@ REQUIREMENTS = (
     Requirement("ssh-keygen", "openssh-client", _TEST, "makes keys for the tests", version_flags=()),
     Requirement("xorriso", "xorriso", _TEST, "reads back the ISOs we write", version_flags=("-version",)),
     Requirement("isoinfo", "genisoimage", _TEST, "reads back the ISOs we write", version_flags=("-version",)),
+    Requirement("nginx", "nginx", _TEST, "takes what is published by PUT", version_flags=("-v",)),
+    Requirement("docker-registry", "docker-registry", _TEST, "takes what is published as an artifact"),
+    Requirement(
+        "OpenStack Swift",
+        "python3-swift",
+        _TEST,
+        "takes what is published to S3",
+        files=("/usr/lib/python3/dist-packages/swift/common/middleware/s3api/s3api.py",),
+    ),
     Requirement(
         "cracklib-packer",
         "cracklib-runtime",
