@@ -312,5 +312,5 @@ def test_program_says_on_standard_error_why_a_program_will_not_do(tmp_path: Path
 def test_program_knows_its_purposes(arguments: tuple[str, ...]) -> None:
     result = called(*arguments)
     assert result.returncode == ExitCode.USAGE
-    assert "image,seed,lint,test" in result.stderr
+    assert ",".join(requirements.Purpose) in result.stderr
     assert result.stdout == ""
