@@ -378,8 +378,8 @@ def _private_key_faults(value: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _certificate_faults(value: bytes) -> Iterator[tuple[str, str]]:
-    # DER: a sequence whose length, here always of two bytes, is that of the rest.
-    if value[:2] != b"\x30\x82" or len(value) != 4 + int.from_bytes(value[2:4], "big"):
+    # RFC 7292, 4: a sequence, its length in any of BER's forms, which begins with the version, 3.
+    if value[:1] != b"\x30" or b"\x02\x01\x03" not in value[:9]:
         yield (
             "not a certificate with its key (PKCS #12)",
             "qdevice-net-node.p12, as corosync-qdevice-net-certutil makes it",

@@ -14,6 +14,13 @@ from tests.unit.spec_samples import LEFT_OUT, changed, loaded, said_of, spec
 VLAN = {"vlan": 41, "parent": "public", "subnets": ["10.1.0.0/24"]}
 SERVERS = "haproxy.backends.0.servers"
 
+QDEVICE = {"host": "192.0.2.5"}
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB kvm1"
+KVM1 = {"address": "192.0.2.1", "user": "root", "host_key": HOST_KEY}
+KVM2 = {**KVM1, "address": "192.0.2.2"}
+FENCING = {"agent": "fence_virsh", "hosts": {"kvm1": KVM1}}
+BOTH = {"kvm1": {**KVM1, "machines": {"hapx-node01": "a"}}, "kvm2": {**KVM2, "machines": {"hapx-node02": "b"}}}
+
 Changes = dict[str, Any]
 
 
@@ -288,6 +295,14 @@ def test_the_secret_in_a_host_is_not_repeated() -> None:
         ),
         ({"vips.0.name": "haproxy-clone"}, "vips[0].name: haproxy-clone: Pacemaker has things of the cluster's own"),
         (
+            {"vips.0.name": "cib-web"},
+            "vips[0].name: cib-web: Pacemaker has things of the cluster's own called so (a name that does not begin "
+            "with cib-)",
+        ),
+        ({"vips.0.name": "rsc-options"}, "vips[0].name: rsc-options: Pacemaker has things of the cluster's own"),
+        ({"vips.0.name": "cli-ban"}, "vips[0].name: cli-ban: Pacemaker has things of the cluster's own"),
+        ({"vips.0.name": "cibola"}, None),
+        (
             {"vips.1": {"address": "192.168.56.101", "network": "public", "name": "vip4-params-ip"}},
             "vips[1].name: vip4-params-ip: Pacemaker has things of the cluster's own called so",
         ),
@@ -347,6 +362,30 @@ def test_every_address_of_a_link_of_two_is_a_hosts_and_ipv6_has_no_broadcast(
         (3, {"corosync.consensus": 1001}, None),
         (2, {"corosync.consensus": 199}, "corosync.consensus: must be 200 or more"),
         (2, {"corosync.token": 299}, "corosync.token: must be 300 or more"),
+        (2, {"corosync.qdevice": QDEVICE}, None),
+        (3, {"corosync.qdevice": {**QDEVICE, "algorithm": "lms", "tls": False}}, None),
+        (2, {"corosync.qdevice": {"port": 5403}}, "corosync.qdevice.host: is missing"),
+        (
+            1,
+            {"corosync.qdevice": QDEVICE},
+            "corosync.qdevice: a single node has nobody to be split from (leave it out)",
+        ),
+        (
+            3,
+            {"corosync.qdevice": {**QDEVICE, "algorithm": "ffsplit"}},
+            "corosync.qdevice.algorithm: ffsplit is for halves, and 3 nodes have none",
+        ),
+        (
+            2,
+            {"corosync.qdevice": {**QDEVICE, "algorithm": "ffspilt"}},
+            'corosync.qdevice.algorithm: must be one of ffsplit, lms, not "ffspilt" (did you mean ffsplit?)',
+        ),
+        (
+            2,
+            {"corosync.qdevice": {"host": "10.56.0.12"}},
+            "corosync.qdevice.host: 10.56.0.12 is hapx-node02: whoever decides is none of them (a third machine)",
+        ),
+        (2, {"corosync.qdevice": {"host": "192.168.56.100"}}, "corosync.qdevice.host: 192.168.56.100 is the VIP vip4"),
     ],
 )
 def test_membership(nodes: int, changes: Changes, expected: str | None) -> None:
@@ -425,6 +464,24 @@ def test_a_link_is_one_ip_version() -> None:
         ({f"{SERVERS}.0.address": "hapx-node02"}, None),
         ({f"{SERVERS}.0.address": "web.example", "networks.public.dns": ["192.168.56.1"]}, None),
         ({"vips": []}, "vips: the frontends listen on the VIPs, and there is none"),
+        ({"haproxy.arrangement": "primitive"}, None),
+        (
+            {"haproxy.arrangement": "group"},
+            'haproxy.arrangement: must be one of clone, primitive, not "group"',
+        ),
+        (
+            {"haproxy.arrangement": "primitive", "vips": [], "haproxy.frontends": []},
+            "haproxy.arrangement: HAProxy would be beside the VIPs, and there is none (add a VIP, or arrangement: ",
+        ),
+        (
+            {f"{SERVERS}.0.options": "weight 10 cookie web1"},
+            "haproxy.backends[0].servers[0].options: a cookie is HTTP's, and HAProxy takes no notice of it in tcp mode",
+        ),
+        ({f"{SERVERS}.0.options": "cookie web1", "haproxy.backends.0.mode": "http"}, None),
+        (
+            {"haproxy.backends.0.options": ["cookie SERVER insert"]},
+            "haproxy.backends[0].options[0]: a cookie is HTTP's",
+        ),
         ({"haproxy.frontends": [], "haproxy.stats": None}, "haproxy: HAProxy would have nothing to listen on"),
         ({"haproxy.client_timeout": "597h"}, "haproxy.client_timeout: is longer than HAProxy can count (596h at most)"),
         ({"haproxy.client_timeout": "596h"}, None),
@@ -432,6 +489,53 @@ def test_a_link_is_one_ip_version() -> None:
 )
 def test_haproxy(changes: Changes, expected: str | None) -> None:
     _judged(_broken(changes), expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, None),
+        ({"agent": "fence_vbox"}, None),
+        ({"agent": "fence_xen"}, 'fencing.agent: must be one of fence_vbox, fence_virsh, not "fence_xen"'),
+        ({"hosts": {}}, "fencing.hosts: must have at least 1 entry"),
+        ({"hosts.kvm1.host_key": LEFT_OUT}, "fencing.hosts.kvm1.host_key: is missing"),
+        ({"hosts.kvm1.host_key": "nowhere.pub"}, 'fencing.hosts.kvm1.host_key: "nowhere.pub": no such file'),
+        ({"hosts.kvm1.password": "x"}, "fencing.hosts.kvm1.password: is no key of a spec here"),
+        ({"hosts.kvm1.address": "kvm1"}, "fencing.hosts.kvm1.address: must be an IPv4 or IPv6 address"),
+        (
+            {"hosts.kvm1.address": "10.56.0.11"},
+            "fencing.hosts.kvm1.address: 10.56.0.11 is hapx-node01, which powers nothing off when it is lost itself",
+        ),
+        (
+            {"hosts.kvm1.machines": {"hapx-node01": "a; reboot"}},
+            "fencing.hosts.kvm1.machines.hapx-node01: must be letters, digits",
+        ),
+        ({"hosts": BOTH}, None),
+        (
+            {"hosts": {**BOTH, "kvm3": KVM2}},
+            "fencing.hosts.kvm3: has no machine of any node (add machines: {NODE: MACHINE})",
+        ),
+        (
+            {"hosts.kvm1.machines": {"hapx-node01": "a"}},
+            "fencing.hosts: nobody can power off hapx-node02 (add machines: {NODE: MACHINE} to its host)",
+        ),
+        (
+            {"hosts.kvm1.machines": {"hapx-node01": "a", "hapx-node02": "a"}},
+            "fencing.hosts.kvm1.machines.hapx-node02: the machine a is there twice",
+        ),
+        (
+            {"hosts": {**BOTH, "kvm2": {**KVM2, "machines": {"hapx-node01": "c", "hapx-node02": "b"}}}},
+            "fencing.hosts.kvm2.machines.hapx-node01: the node hapx-node01 is there twice",
+        ),
+        (
+            {"hosts": {**BOTH, "kvm2": {**KVM2, "machines": {"hapx-node02": "b", "hapx-node03": "c"}}}},
+            "fencing.hosts.kvm2.machines.hapx-node03: there is no node hapx-node03 (did you mean hapx-node02?)",
+        ),
+        ({"delay": 61}, "fencing.delay: must be 60 or less"),
+    ],
+)
+def test_fencing(changes: Changes, expected: str | None) -> None:
+    _judged(_broken({"fencing": changed(FENCING, changes)}), expected)
 
 
 def test_a_configuration_of_ones_own_is_all_there_is(tmp_path: Any) -> None:
