@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from builder.hypervisor.virtualbox import VirtualBox
 
 
 class Truth(StrEnum):
@@ -57,9 +60,10 @@ def create(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: one line an event.")] = False,
 ) -> None:
-    """Make a machine's cloud-init CD as create-image.sh did: its flags, its files in data/, its placeholders.
+    """Make a machine in VirtualBox as create-image.sh did: its flags, its files in data/, its placeholders.
 
-    The CD goes to dist/NAME-cidata.iso. FILEs are looked for in data/<linux-distribution>, the SSH key is not.
+    The CD goes to dist/NAME-cidata.iso. FILEs are looked for in data/<linux-distribution>, the SSH key is not. Without
+    --base-image the CD is all that is made.
     """
     from builder.cli import reporting
     from builder.seed import iso, legacy
@@ -80,22 +84,44 @@ def create(
     )
     planned = legacy.plan(request, data=Path("data"))
     with reporting(as_json=as_json) as reporter:
-        written = legacy.write(planned, Path("dist"), timestamp=iso.default_timestamp())
         notes = [f"warning: {warning}" for warning in planned.warnings]
-        notes.append(
-            f"note: {planned.hostname} has its CD, but no machine was made: this version has no VirtualBox commands yet"
-        )
+        if planned.base_image is None:
+            notes.append(f"note: no --base-image: {planned.hostname} gets its CD, but no machine")
         for note in notes:
             # People see them whatever becomes of the output; it is not part of it.
             if as_json:
                 reporter.note(note)
             else:
                 typer.echo(note, err=True)
-        reporter.result(
-            f"{written.path}: {written.size / 1e3:.1f} kB, sha256 {written.sha256}",
+        virtualbox = _virtualbox() if planned.base_image is not None else None
+        written = legacy.write(planned, Path("dist"), timestamp=iso.default_timestamp())
+        facts = {
             **dataclasses.asdict(written),
-            hostname=planned.hostname,
-            interfaces=[dataclasses.asdict(interface) for interface in planned.interfaces],
-            resources=dataclasses.asdict(planned.resources) if planned.resources else None,
-            storages=[dataclasses.asdict(storage) for storage in planned.storages],
-        )
+            "hostname": planned.hostname,
+            "interfaces": [dataclasses.asdict(interface) for interface in planned.interfaces],
+            "resources": dataclasses.asdict(planned.resources) if planned.resources else None,
+            "storages": [dataclasses.asdict(storage) for storage in planned.storages],
+        }
+        said = f"{written.path}: {written.size / 1e3:.1f} kB, sha256 {written.sha256}"
+        if virtualbox is not None and planned.base_image is not None:
+            from builder.hypervisor.virtualbox import creating
+
+            with reporter.stage("machine", title=f"Make {planned.hostname}"):
+                made = creating.create(virtualbox, planned, planned.base_image, written.path)
+            if planned.auto_start:
+                with reporter.stage("start", title=f"Start {planned.hostname}"):
+                    started = virtualbox.start(planned.hostname)
+                facts["started"] = started
+            facts["machine"] = dataclasses.asdict(made)
+            said += f"\n{made.name}: {', '.join(made.changes) or 'as it should be'}"
+            said += f"; once it is off: {', '.join(made.later)}" if made.later else ""
+        reporter.result(said, **facts)
+
+
+def _virtualbox() -> VirtualBox:
+    """This machine's VirtualBox, known to be there before anything is made."""
+    from builder.hypervisor.virtualbox import VirtualBox
+
+    found = VirtualBox()
+    _ = found.manage.version
+    return found

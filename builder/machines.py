@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from builder.spec.model import Cluster, Node
 
 CDS = Path("dist")
 STOP_SECONDS = 60.0
+THREADS = 4  # more VBoxManage at a time wait for one another
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +79,28 @@ class Fleet:
 
     def clone(
         self, nodes: Sequence[Node], reporter: Reporter, *, base: str | None = None, linked: bool = True
-    ) -> Iterator[Converged]:
-        """Make the nodes' machines, or what differs of them, one after the other.
+    ) -> list[Converged]:
+        """Make the nodes' machines, or what differs of them; in the nodes' order.
 
-        From the base of that name, else the newest of each host; a machine that is there keeps the one it has.
+        From the base of that name, else the newest of each host; a machine that is there keeps the one it has. When
+        one fails or Ctrl-C comes, those that were begun are finished, which takes a moment; full copies, which take
+        longer, are made one after the other.
         """
-        chosen = self._bases(nodes, base)
+        with reporter.stage("look", title="See what is there"):
+            chosen = self._bases(nodes, base)
         with reporter.stage("seeds", title="Make the CDs"):
             seeds = self.seeds(nodes, reporter=reporter)
-        for node in nodes:
-            with reporter.stage(f"clone {node.name}", title=f"Clone {node.name}"):
-                machine = wanted.machine(self.cluster, node, chosen[node.name], seeds[node.name], linked=linked)
-                done = self.on(node).converge(machine)
-            yield done
+        machines = [
+            wanted.machine(self.cluster, node, chosen[node.name], seeds[node.name], linked=linked) for node in nodes
+        ]
+        with reporter.stage("clone", title="Make the machines"):
+            if not linked:
+                return [self.on(node).converge(machine) for node, machine in zip(nodes, machines, strict=True)]
+            pool = ThreadPoolExecutor(THREADS)
+            try:
+                return list(pool.map(lambda node, machine: self.on(node).converge(machine), nodes, machines))
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
 
     def _bases(self, nodes: Sequence[Node], name: str | None) -> dict[str, Base]:
         chosen = {}

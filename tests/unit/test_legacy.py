@@ -580,12 +580,12 @@ class TestCommand:
 
     GUIDE = shlex.split(
         "-k key.pub -u hapx/user-data -n hapx/network-config -i hapx/post-config-interfaces"
-        " -r hapx/post-config-resources -o hapx-node01 -l debian -b debian-base-image"
+        " -r hapx/post-config-resources -o hapx-node01 -l debian"
     )
     LONG = shlex.split(
         "--ssh-pub-keyfile=key.pub --user-data=hapx/user-data --network-interfaces=hapx/network-config"
         " --post-config-interfaces=hapx/post-config-interfaces --post-config-resources=hapx/post-config-resources"
-        " --hostname=HAPX-node01 --linux-distribution=debian --base-image=debian-base-image"
+        " --hostname=HAPX-node01 --linux-distribution=debian"
         " --auto-start=false --meta-data=meta-data"
     )
 
@@ -596,11 +596,19 @@ class TestCommand:
             ran = self.run(*arguments)
             assert ran.returncode == 0, ran.stderr
             assert ran.stdout.startswith("dist/hapx-node01-cidata.iso: ")
-            assert "no machine was made" in ran.stderr
+            assert "hapx-node01 gets its CD, but no machine" in ran.stderr
             made.append(Path("dist/hapx-node01-cidata.iso").read_bytes())
             Path("dist/hapx-node01-cidata.iso").unlink()
         assert made[0] == made[1]
         assert KEY.encode() in made[0]
+
+    @pytest.mark.usefixtures("data")
+    def test_without_virtualbox_nothing_is_made(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("PATH", str(tmp_path))
+        ran = self.run(*self.GUIDE, "-b", "debian-base-image")
+        assert ran.returncode == 4
+        assert "VirtualBox is not installed" in ran.stderr
+        assert not Path("dist").exists()
 
     @pytest.mark.usefixtures("data")
     def test_as_json(self):

@@ -57,6 +57,8 @@ class VBox:
 
     executable: Path
     home: Path
+    pid: int
+    """The first process of its namespaces."""
 
     def manage(self, *args: str | Path, check: bool = True, timeout: float = 120.0) -> Result:
         """VBoxManage with these arguments; raises CommandError unless it succeeds or `check` is off."""
@@ -104,10 +106,11 @@ def build() -> Path:
 
 
 @contextlib.contextmanager
-def start(root: Path, work: Path, shared: Sequence[Path]) -> Iterator[VBox]:
+def start(root: Path, work: Path, shared: Sequence[Path], *, network: bool = False) -> Iterator[VBox]:
     """VirtualBox from `root` (see `build`), with its files in the folder `work`, until the block ends.
 
     `shared` are folders outside that are there inside too, under the same paths; `work` has to lie in one of them.
+    With `network` it has a network of its own too, empty but for what the test puts into it (`nsenter --net`).
     Everything runs in one PID and one mount namespace: on leaving, or when this process dies, all of it ends and no
     mount is left. Works as root, and as a user where user namespaces are allowed.
     """
@@ -115,7 +118,19 @@ def start(root: Path, work: Path, shared: Sequence[Path]) -> Iterator[VBox]:
     for folder in (home, new, programs):
         folder.mkdir(parents=True)
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    argv = ["unshare", *user, "--mount", "--pid", "--fork", "--kill-child", str(NAMESPACE), str(root), str(new)]
+    own_net = ["--net"] if network else []
+    argv = [
+        "unshare",
+        *user,
+        *own_net,
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        str(NAMESPACE),
+        str(root),
+        str(new),
+    ]
     argv += [str(folder) for folder in shared]
     holder = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert holder.stdin is not None
@@ -124,13 +139,13 @@ def start(root: Path, work: Path, shared: Sequence[Path]) -> Iterator[VBox]:
         pid = holder.stdout.readline().strip()
         if not pid:
             raise RuntimeError(f"no namespace for VirtualBox: unshare ended with exit code {holder.wait(STOP_SECONDS)}")
-        enter = ["nsenter", f"--target={pid}", "--mount", "--pid", "--root", "--wd"]
+        enter = ["nsenter", f"--target={pid}", *own_net, "--mount", "--pid", "--root", "--wd"]
         if user:
             enter += ["--user", "--preserve-credentials"]
         executable = programs / "VBoxManage"
         executable.write_text(wrapper(enter, home))
         executable.chmod(0o755)
-        yield VBox(executable, home)
+        yield VBox(executable, home, int(pid))
     finally:
         # Process 1 ends when its input closes; the kernel then ends all the others before unshare sees it end.
         holder.stdin.close()

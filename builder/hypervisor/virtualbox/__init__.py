@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,7 @@ class VirtualBox:
         self._manage = Manage(self._place)
         self._host_only = HostOnlyNetworks(self._manage)
         self._sources: dict[str, Settings] = {}
+        self._cloning = threading.Lock()  # VirtualBox refuses a second clone of a base that it is cloning
 
     @property
     def where(self) -> str:
@@ -56,7 +58,7 @@ class VirtualBox:
             if there is None or there.name != base.name:
                 raise self._in_the_way(base.name)
             if SNAPSHOT not in found.snapshots:
-                self._manage.run("unregistervm", found.uuid, "--delete", timeout=LONG, patience=LOCKED)
+                self._manage.run("unregistervm", found.uuid, "--delete", timeout=LONG)
             elif there.sha256 == base.sha256:
                 return False
             else:
@@ -103,7 +105,7 @@ class VirtualBox:
         """See `Hypervisor`."""
         # What can be wrong with the input is found before anything is made.
         plan.plugs(machine.nics, {nic.network: ("hostonly", "") for nic in machine.nics})
-        found = self._own(machine.name)
+        found = self.own(machine.name)
         if found is not None and _is_untouched(found) and mark.read_base(found.description) != machine.base:
             # A clone of another base that was never made into anything.
             self._unregister(found)
@@ -117,11 +119,13 @@ class VirtualBox:
         host_only = self._host_only.resolve(machine.cluster, machine.nics)
         if found is not None:
             return self._converge(machine, found, host_only, self._manage.promiscuous(found.uuid))
-        source = self._source(machine.base)
+        with self._cloning:
+            source = self._source(machine.base)
         uuid = mark.fresh_uuid(machine.name)
         group = mark.group(machine.cluster)
-        with self._undone(uuid, self._expected(source, group, machine.name)):
-            fresh = self.clone(source, machine.name, uuid, group, linked=machine.linked)
+        with self.undone(uuid, self._expected(source, group, machine.name)):
+            with self._cloning:
+                fresh = self.clone(source, machine.name, uuid, group, linked=machine.linked)
             self._converge(machine, fresh, host_only, {})
         kind = "linked clone" if machine.linked else "full clone"
         return Converged(machine.name, True, (f"{kind} of {machine.base.name}",))
@@ -135,7 +139,7 @@ class VirtualBox:
             case State.PAUSED:
                 self._manage.run("controlvm", found.uuid, "resume")
             case _:
-                self._manage.run("startvm", found.uuid, "--type", "headless", timeout=QUICK, patience=LOCKED)
+                self._manage.run("startvm", found.uuid, "--type", "headless", timeout=QUICK)
         return True
 
     def stop(self, name: str, *, timeout: float) -> bool:
@@ -168,7 +172,7 @@ class VirtualBox:
 
     def destroy(self, name: str) -> bool:
         """See `Hypervisor`. A machine of that name that is not ours is in the way: InputError."""
-        found = self._own(name)
+        found = self.own(name)
         if found is None:
             return False
         self._check_children(found)
@@ -183,7 +187,7 @@ class VirtualBox:
         # What is secret goes first: a run that is cut off here leaves a machine without a CD, and no CD without one.
         files = [*(medium.path for medium in media), str(found.folder / SERIAL)]
         self._place.run(["rm", "-f", "--", *files], timeout=QUICK)
-        self._manage.run("unregistervm", found.uuid, "--delete", timeout=LONG, patience=LOCKED)
+        self._manage.run("unregistervm", found.uuid, "--delete", timeout=LONG)
         for medium in media:
             self._manage.run("closemedium", "dvd", medium.path, check=False)
         # The cluster's folder, with its last machine.
@@ -223,11 +227,9 @@ class VirtualBox:
         argv = ["clonevm", source.uuid, *flags]
         result = self._manage.run(*argv, timeout=LONG, check=False)
         if result.returncode != 0:
-            error = said.error(result, self.where)
-            if not said.is_in_the_way(result.stderr) or expected is None or not self._sweep(expected):
-                if said.is_in_the_way(result.stderr):
-                    raise InputError(error.message, hint="no machine of VirtualBox's: move that folder away") from None
-                raise error
+            if expected is None or not said.is_in_the_way(result):
+                raise said.error(result, self.where)
+            self._make_way(expected)
             self._manage.run(*argv, timeout=LONG)
         if expected is None:
             settings = self._manage.settings(uuid)
@@ -254,7 +256,7 @@ class VirtualBox:
     def apply(self, found: Settings, changes: plan.Changes) -> None:
         """Make changes to a machine's settings."""
         if changes.modify:
-            self._manage.run("modifyvm", found.uuid, *changes.modify, patience=LOCKED)
+            self._manage.run("modifyvm", found.uuid, *changes.modify)
         for each in changes.control:
             self._manage.run("controlvm", found.uuid, *each)
 
@@ -297,27 +299,34 @@ class VirtualBox:
         flags = ["--vsys=0", f"--vmname={base.name}", f"--group={mark.BASES}", f"--description={mark.of_base(base)}"]
         result = self._manage.run("import", ova, *flags, timeout=LONG, check=False)
         if result.returncode != 0:
-            if not said.is_in_the_way(result.stderr) or not self._sweep_base(base):
+            if not said.is_in_the_way(result):
                 raise said.error(result, self.where)
+            self._make_way(self._base_folder(base))
             self._manage.run("import", ova, *flags, timeout=LONG)
         uuid = next(uuid for name, uuid in self._manage.machines() if name == base.name)
-        self._manage.run("snapshot", uuid, "take", SNAPSHOT, patience=LOCKED)
+        self._manage.run("snapshot", uuid, "take", SNAPSHOT)
 
-    def _sweep_base(self, base: Base) -> bool:
-        """Take away what is left of an import that was cut off; whether that could be done."""
+    def _sweep_base(self, base: Base) -> None:
+        """Take away what is left of an import that was cut off."""
         for found in self._named(base.name):
             if mark.read_base(found.description) == base and SNAPSHOT not in found.snapshots:
-                self._manage.run("unregistervm", found.uuid, "--delete", timeout=LONG, patience=LOCKED)
-                return True
-        folder = storage.default_folder(self._manage) / mark.BASES.lstrip("/") / storage.folder_name(base.name)
-        return self._sweep(folder)
+                self._manage.run("unregistervm", found.uuid, "--delete", timeout=LONG)
+        storage.sweep(self._manage, self._base_folder(base))
 
-    def _sweep(self, folder: PurePosixPath) -> bool:
-        """Take away a folder of ours with a machine that was never finished and that VirtualBox does not know."""
-        return storage.sweep(self._manage, folder)
+    def _base_folder(self, base: Base) -> PurePosixPath:
+        folder = storage.default_folder(self._manage)
+        return folder / mark.BASES.lstrip("/") / storage.folder_name(base.name)
+
+    def _make_way(self, folder: PurePosixPath) -> None:
+        """Take away a folder with a machine that was never finished and that VirtualBox does not know."""
+        if not storage.sweep(self._manage, folder):
+            raise InputError(
+                f"{self.where}: {folder} is in the way: a machine's files, but no machine that VirtualBox knows",
+                hint="move that folder away, or register the machine again",
+            )
 
     @contextlib.contextmanager
-    def _undone(self, uuid: str, folder: PurePosixPath | None) -> Iterator[None]:
+    def undone(self, uuid: str, folder: PurePosixPath | None) -> Iterator[None]:
         """A new machine: gone again where the block fails or is interrupted."""
         try:
             yield
@@ -326,7 +335,7 @@ class VirtualBox:
                 if (found := self._manage.settings(uuid)) is not None:
                     self.remove(found)
                 elif folder is not None:
-                    self._sweep(folder)
+                    storage.sweep(self._manage, folder)
             raise
 
     @staticmethod
@@ -358,7 +367,7 @@ class VirtualBox:
             found = pool.map(self._manage.settings, uuids)
         return [settings for settings in found if settings is not None]
 
-    def _own(self, name: str) -> Settings | None:
+    def own(self, name: str) -> Settings | None:
         """Our machine of that name, None where there is none of that name; InputError where it is somebody else's."""
         uuids = [uuid for each, uuid in self._manage.machines() if each == name]
         if len(uuids) > 1 or not all(mark.is_ours(uuid, name) for uuid in uuids):
@@ -367,7 +376,7 @@ class VirtualBox:
 
     def _our(self, name: str) -> Settings:
         """Our machine of that name; raises InputError where there is none."""
-        found = self._own(name)
+        found = self.own(name)
         if found is None:
             raise InputError(f"{self.where}: there is no machine {name}", hint=f"hapx-build clone --host {name}")
         return found
@@ -380,7 +389,7 @@ class VirtualBox:
 
     def _unregister(self, found: Settings) -> None:
         self._check_children(found)
-        self._manage.run("unregistervm", found.uuid, "--delete", timeout=LONG, patience=LOCKED)
+        self._manage.run("unregistervm", found.uuid, "--delete", timeout=LONG)
 
     def _check_children(self, found: Settings) -> None:
         """Raise InputError while other machines hang on this one's disks: removing it would take it off VirtualBox'

@@ -22,6 +22,7 @@ class Dialect:
     bridge: str = "--bridge-adapter"
     host_only: str = "--host-only-adapter"
     uart_mode: str = "--uart-mode"
+    cpu_hotplug: str = "--cpu-hotplug"
     networks_on_macos: bool = True
     """Whether macOS has host-only networks (hostonlynet) in place of interfaces: since 7.0."""
 
@@ -34,6 +35,7 @@ _OLD = Dialect(
     bridge="--bridgeadapter",
     host_only="--hostonlyadapter",
     uart_mode="--uartmode",
+    cpu_hotplug="--cpuhotplug",
     networks_on_macos=False,
 )
 

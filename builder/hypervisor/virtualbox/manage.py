@@ -19,9 +19,9 @@ QUICK = 120.0
 """Seconds for a call that is done in a moment; VirtualBox's daemon stalls for ten now and then."""
 LONG = 4 * 3600.0
 """Seconds for a call that copies a disk."""
-LOCKED = 30.0
+LOCKED = 20.0
 """Seconds to wait for a machine that another VBoxManage, or one that was killed, is not done with."""
-POLL = 0.5
+POLL = 0.3
 
 HINT = "VirtualBox 6.1 or later; or libvirt, with host: qemu:///system in the spec"
 
@@ -37,20 +37,23 @@ class Manage:
         """The host as people name it."""
         return self.place.where
 
-    def run(self, *args: str, timeout: float = QUICK, check: bool = True, patience: float = 0.0) -> Result:
-        """Run VBoxManage; with `patience`, for so many seconds again while the machine is in use.
+    def run(self, *args: str, timeout: float = QUICK, check: bool = True) -> Result:
+        """Run VBoxManage, for a while again where the machine is in use.
 
-        Raises MissingError, UnreachableError, and where `check` is on what `said.error` makes of a failure.
+        Raises MissingError, UnreachableError, BusyError, and where `check` is on what `said.error` makes of a failure.
         """
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + LOCKED
         while True:
             result = self._run(args, timeout)
-            if result.returncode == 0 or not check:
+            if result.returncode == 0:
                 return result
             error = said.error(result, self.where)
-            if not isinstance(error, BusyError) or time.monotonic() >= deadline:
+            if isinstance(error, BusyError) and time.monotonic() < deadline:
+                time.sleep(POLL)
+            elif check or isinstance(error, BusyError):
                 raise error
-            time.sleep(POLL)
+            else:
+                return result
 
     def _run(self, args: Sequence[str], timeout: float) -> Result:
         if isinstance(self.place, Here) and command.which(PROGRAM) is None:

@@ -48,7 +48,7 @@ class Wanted:
     serial: PurePosixPath | None = None
     vram_mib: int | None = None
     cpu_hotplug: bool = False
-    """Whether processors may come and go; set wherever the number of processors is."""
+    """Whether processors may come and go: set wherever another number of them is."""
     others: bool = True
     """Whether cards that are not among `plugs` are taken away."""
 
@@ -125,7 +125,8 @@ def changes(wanted: Wanted, found: Settings, modes: Mapping[int, str], dialect: 
 def _hardware(wanted: Wanted, found: Settings, dialect: Dialect) -> Iterator[tuple[str, list[str]]]:
     """Each setting of the machine itself that differs: in words, and the flags that set it."""
     if wanted.cpus is not None and found.cpus != wanted.cpus:
-        yield f"CPUs: {wanted.cpus}", ["--cpus", str(wanted.cpus)]
+        hotplug = [dialect.cpu_hotplug, "on"] if wanted.cpu_hotplug else []
+        yield f"CPUs: {wanted.cpus}", [*hotplug, "--cpus", str(wanted.cpus)]
     if wanted.memory_mib is not None and found.memory_mib != wanted.memory_mib:
         yield f"memory: {wanted.memory_mib} MiB", ["--memory", str(wanted.memory_mib)]
     if wanted.vram_mib is not None and found.vram_mib != wanted.vram_mib:

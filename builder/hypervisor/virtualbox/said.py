@@ -32,7 +32,7 @@ _CASES = (
     ),
     _Case(
         r"VERR_VMX_IN_VMX_ROOT_MODE|VERR_SVM_IN_USE",
-        BusyError,
+        MissingError,
         "{where}: VirtualBox cannot start machines: KVM holds the processor's virtualisation",
         "stop the machines of KVM, or unload kvm_intel or kvm_amd",
     ),
@@ -62,7 +62,8 @@ _CASES = (
         "free some space, or choose another folder for machines in VirtualBox's settings",
     ),
     _Case(
-        r"already locked (for|by) a session|VBOX_E_INVALID_OBJECT_STATE|while it is locked",
+        # The last while another thread or program makes, clones or removes the machine.
+        r"already locked (for|by) a session|VBOX_E_INVALID_OBJECT_STATE|while it is locked|The object is not ready",
         BusyError,
         "{where}: the machine is in use by another program",
         "close its window in VirtualBox, or wait for what is going on with it",
@@ -91,9 +92,9 @@ def is_absent(result: Result) -> bool:
     return "VBOX_E_OBJECT_NOT_FOUND" in result.stderr or "VERR_FILE_NOT_FOUND" in result.stderr
 
 
-def is_in_the_way(text: str) -> bool:
+def is_in_the_way(result: Result) -> bool:
     """Whether files of a machine that VirtualBox does not know are where a new one's would be."""
-    return "already exists" in text or "VERR_ALREADY_EXISTS" in text
+    return "already exists" in result.stderr or "VERR_ALREADY_EXISTS" in result.stderr
 
 
 def _lines(text: str) -> list[str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from builder.errors import HapxError, InputError
 from builder.hypervisor import ExtraDisk, State
 from builder.hypervisor.virtualbox import plan, reading, said
-from builder.hypervisor.virtualbox.manage import LOCKED, LONG, QUICK, Manage
+from builder.hypervisor.virtualbox.manage import LONG, QUICK, Manage
 from builder.hypervisor.virtualbox.reading import Settings
 
 _CD = re.compile(r".+-cidata-[0-9a-f]{12}\.iso")
@@ -38,11 +38,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class DiskStep:
-    """What is to be done about a disk: `make` it, `attach` it (at `port`), `grow` it; nothing where all is said."""
+    """What is to be done about a disk: `make` it, attach it at `port` (None: it is), `grow` it."""
 
-    disk: ExtraDisk
     path: PurePosixPath
-    port: int | None = None
+    size_mib: int
+    port: int | None
     make: bool = False
     grow: bool = False
     format: str = "VDI"
@@ -74,7 +74,7 @@ def attach_cd(manage: Manage, found: Settings, seed: Path, *, slot: tuple[str, i
             part.later.append("CD: its drive comes with the next start")
             return part
         at = [f"--storagectl={controller}", f"--port={port}", f"--device={device}", "--type=dvddrive"]
-        manage.run("storageattach", found.uuid, *at, f"--medium={target}", "--forceunmount", patience=LOCKED)
+        manage.run("storageattach", found.uuid, *at, f"--medium={target}", "--forceunmount")
         part.done.append("CD")
     if there is not None and there.path != str(target) and is_cd(found, there.path):
         manage.run("closemedium", "dvd", there.path, check=False)
@@ -84,64 +84,54 @@ def attach_cd(manage: Manage, found: Settings, seed: Path, *, slot: tuple[str, i
 
 def plan_disks(manage: Manage, found: Settings, disks: Sequence[ExtraDisk]) -> list[DiskStep]:
     """What is to be done for each of the node's additional disks; raises InputError for one that would shrink."""
-    steps = []
-    taken: set[int] = set()
     controller = plan.disk_controller(found)
-    problems = []
+    taken: set[int] = set()
+    steps = []
     for disk in disks:
-        path = found.folder / f"{disk.name}.vdi"
-        said_of = _medium(manage, path)
-        if said_of is None:
-            port = plan.free_port(found, controller, taken)
-            taken.add(port)
-            steps.append(DiskStep(disk, path, port, make=True))
-            continue
-        has = reading.capacity_mib(said_of)
-        if has is not None and has > disk.size_mib:
-            problems.append(f"{disk.name}: has {has} MiB, the spec says {disk.size_mib}: a disk is never made smaller")
-            continue
-        at = None
-        if found.uuid not in reading.users(said_of):
-            at = plan.free_port(found, controller, taken)
-            taken.add(at)
-        steps.append(DiskStep(disk, path, at, grow=has is not None and has < disk.size_mib))
-    if problems:
-        raise InputError(f"{found.name}: {'; '.join(problems)}", hint="destroy the machine to make it anew")
+        wanted = DiskStep(
+            found.folder / f"{disk.name}.vdi", disk.size_mib, plan.free_port(found, controller, taken), make=True
+        )
+        steps.append(step(manage, found, wanted))
+        taken |= {steps[-1].port or 0}
     return steps
+
+
+def step(manage: Manage, found: Settings, wanted: DiskStep) -> DiskStep:
+    """What is left to be done of a step; raises InputError where the disk would have to shrink."""
+    said_of = _medium(manage, wanted.path)
+    if said_of is None:
+        return wanted
+    has = reading.capacity_mib(said_of) or wanted.size_mib
+    if has > wanted.size_mib:
+        raise InputError(
+            f"{found.name}: {wanted.path.name} has {has} MiB, not {wanted.size_mib}: no disk is made smaller",
+            hint="destroy the machine to make it anew",
+        )
+    attached = found.uuid in reading.users(said_of)
+    return replace(wanted, make=False, grow=has < wanted.size_mib, port=None if attached else wanted.port)
 
 
 def converge_disks(manage: Manage, found: Settings, steps: Sequence[DiskStep]) -> Part:
     """Do what was planned."""
     part = Part()
-    running = found.state is not State.OFF and found.state is not State.BROKEN
-    for step in steps:
-        words = f"disk {step.disk.name}: {step.disk.size_mib} MiB"
-        if step.port is None and not step.grow:
+    running = found.state not in (State.OFF, State.BROKEN)
+    for each in steps:
+        words = f"disk {each.path.stem}: {each.size_mib} MiB"
+        if each.port is None and not each.grow:
             continue
         if running:
             part.later.append(words)
             continue
-        if step.make:
-            create_disk(manage, step.path, step.disk.size_mib, step.format, step.variant)
-        if step.grow:
-            manage.run("modifymedium", "disk", str(step.path), f"--resize={step.disk.size_mib}", timeout=LONG)
-        if step.port is not None:
-            controller = plan.disk_controller(found).name
-            attach_disk(manage, found.uuid, controller, step.port, step.path)
+        if each.make:
+            about = [f"--size={each.size_mib}", f"--format={each.format}", f"--variant={each.variant}"]
+            manage.run("createmedium", "disk", f"--filename={each.path}", *about, timeout=LONG)
+        if each.grow:
+            manage.run("modifymedium", "disk", str(each.path), f"--resize={each.size_mib}", timeout=LONG)
+        if each.port is not None:
+            at = [f"--storagectl={plan.disk_controller(found).name}", f"--port={each.port}", "--device=0"]
+            manage.run("storageattach", found.uuid, *at, "--type=hdd", f"--medium={each.path}")
         part.done.append(words)
     return part
-
-
-def create_disk(manage: Manage, path: PurePosixPath, size_mib: int, format_: str, variant: str) -> None:
-    """Make a disk image."""
-    about = [f"--filename={path}", f"--size={size_mib}", f"--format={format_}", f"--variant={variant}"]
-    manage.run("createmedium", "disk", *about, timeout=LONG)
-
-
-def attach_disk(manage: Manage, machine: str, controller: str, port: int, path: PurePosixPath) -> None:
-    """Hang a disk image at a controller's port."""
-    at = [f"--storagectl={controller}", f"--port={port}", "--device=0", "--type=hdd", f"--medium={path}"]
-    manage.run("storageattach", machine, *at, patience=LOCKED)
 
 
 def default_folder(manage: Manage) -> PurePosixPath:
