@@ -12,11 +12,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from builder.command import run
+from builder.seed.cib import cib
 from builder.seed.network import Version
 from builder.seed.seeding import ClusterSpec, SeedRequest, prepare, write_folders, write_isos
 from builder.seed.templates import Templates
@@ -248,6 +250,61 @@ def assert_network(booted: Booted, version: Version) -> None:
     for vip in cluster.vips:
         drop_in = f"/etc/systemd/network/10-netplan-{derived.interface(cluster, vip.network)}.network.d/50-hapx.conf"
         assert drop_in in booted.said("files")
+
+
+FENCED = {"address": "192.0.2.1", "port": 2222, "user": "root", "host_key": KEY}
+OPTIONS: dict[str, dict[str, Any]] = {
+    **{
+        agent: {"haproxy.arrangement": "primitive", "fencing": {"agent": agent, "hosts": {"host": FENCED}}}
+        for agent in ("fence_vbox", "fence_virsh")
+    },
+    "qdevice": {"corosync.qdevice": {"host": "192.0.2.5"}},
+}
+_JUDGE_OPTIONS = """
+for agent in fence_vbox fence_virsh; do "$agent" -o metadata >{folder}/"$agent.xml"; done
+/usr/lib/pacemaker/pacemaker-fenced metadata >{folder}/fenced.xml
+{{ /usr/lib/hapx/qdevice-certificate; certutil -L -d /etc/corosync/qdevice/net/nssdb; }} >{folder}/nss 2>&1 || :
+ssh-keygen -y -f /etc/hapx/fencing.key >{folder}/public || :
+ssh-keygen -F '[192.0.2.1]:2222' -f /etc/ssh/ssh_known_hosts >{folder}/known || :
+"""
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_node_takes_what_a_spec_may_ask_for(
+    node_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    key, certificate = tmp_path / "fencing.key", tmp_path / "cluster.p12"
+    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], timeout=60)
+    run(["sh", "-euc", _MAKE_CERTIFICATE], cwd=tmp_path, timeout=60)
+    monkeypatch.setenv("HAPX_FENCING_KEY_FILE", str(key))
+    monkeypatch.setenv("HAPX_QDEVICE_CERTIFICATE_FILE", str(certificate))
+    folder = tmp_path / "boot"
+    booted = boot(node_root, folder, changed(spec(), OPTIONS[option]), more=_LOOK + _JUDGE_OPTIONS)
+    check(booted)
+    if option == "qdevice":
+        names = dict(line.rsplit(maxsplit=1) for line in booted.said("nss").splitlines() if line.endswith((",c", ",u")))
+        assert {name.strip(): trust for name, trust in names.items()} == {"Cluster Cert": "u,u,u", "QNet CA": "CT,c,c"}
+        return
+    known = {
+        element.get("name")
+        for name in (f"{option}.xml", "fenced.xml")
+        for element in ET.fromstring(booted.said(name)).iter("parameter")
+    }
+    (device,) = ET.fromstring(cib(booted.cluster)).iterfind(".//primitive[@class='stonith']")
+    assert device.get("type") == option
+    assert {pair.get("name") for pair in device.iterfind("instance_attributes/nvpair")} <= known
+    assert booted.said("public").split()[:2] == key.with_suffix(".key.pub").read_text().split()[:2]
+    assert KEY.split()[1] in booted.said("known")
+
+
+# As corosync-qnetd's authority and corosync-qdevice-net-certutil make it.
+_MAKE_CERTIFICATE = """
+openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj '/CN=QNet CA' -keyout ca.pem -out ca.crt
+openssl req -newkey rsa:2048 -nodes -subj /CN=hapx -keyout key.pem -out request.pem
+openssl x509 -req -in request.pem -CA ca.crt -CAkey ca.pem -CAcreateserial -days 2 -out own.crt
+openssl pkcs12 -export -in own.crt -inkey key.pem -certfile ca.crt -name 'Cluster Cert' -caname 'QNet CA' \
+    -passout pass: -out cluster.p12
+"""
 
 
 def test_a_seed_is_applied_once_and_again_when_it_says_so(node_root: Path, tmp_path: Path) -> None:

@@ -18,11 +18,10 @@ def check(cluster: Cluster) -> Iterator[Issue]:
 
 
 def _hosts(cluster: Cluster, fencing: Fencing) -> Iterator[Issue]:
-    top: KeyPath = ("fencing", "hosts")
-    places = (((*top, name, "address"), (host.address, host.port)) for name, host in fencing.hosts.items())
-    for path, (address, _) in places:
-        if owner := derived.owner(cluster, address):
-            yield Issue(path, f"{address} is {owner}: a node cannot power itself off", "its hypervisor's address")
+    for name, host in fencing.hosts.items():
+        if owner := derived.owner(cluster, host.address):
+            message = f"{host.address} is {owner}, which powers nothing off when it is lost itself"
+            yield Issue(("fencing", "hosts", name, "address"), message, "the address of its hypervisor's host")
 
 
 def _machines(cluster: Cluster, fencing: Fencing) -> Iterator[Issue]:
