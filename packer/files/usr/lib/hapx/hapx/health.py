@@ -25,6 +25,7 @@ SECONDS = 4.0
 # An offset of that many seconds is no longer a clock at its work.
 _MAX_OFFSET = 1.0
 _STAMP_ARGV = ("cibadmin", "--query", f"--xpath=//cluster_property_set[@id='{merge.STAMP}']")
+_NO_SUCH_OBJECT = 105  # crm/common/results.h: CRM_EX_NOSUCH
 _ADDRESSES_ARGV = ("ip", "-json", "address")
 
 
@@ -105,6 +106,7 @@ class Seen:
     links: dict[tuple[int, int], bool]
     status: crm.Status | None
     applied: str | None
+    stamp_read: bool  # whether there was an answer to the question what is applied
     haproxy: Haproxy
     clock: Clock
     addresses: dict[str, str] | None  # this node's own, each with its interface
@@ -167,6 +169,7 @@ def see(known: Facts) -> Seen:
         links=corosync.parse_links(said[corosync.LINKS_ARGV].stdout),
         status=_status(said[crm.ARGV]),
         applied=_applied(said[_STAMP_ARGV]),
+        stamp_read=said[_STAMP_ARGV].returncode in {0, _NO_SUCH_OBJECT},
         haproxy=Haproxy(alive, backends),
         clock=clock.parse(said[clock.ARGV].stdout),
         addresses=_addresses(said[_ADDRESSES_ARGV]),
@@ -306,7 +309,7 @@ class _Judgement:
                 self.degraded(f"{each.id} is not managed{where}", f"crm resource manage {each.id}")
 
     def seed(self) -> None:
-        if self.seen.status is None:
+        if not self.seen.stamp_read:
             return
         if self.seen.applied is None:
             self.degraded("the cluster runs without the seed's configuration", "sudo hapx reconcile")

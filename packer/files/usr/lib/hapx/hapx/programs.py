@@ -16,6 +16,8 @@ PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 SECONDS = 30.0
 # A killed program is given that long to be gone. One that the kernel holds (a dead disk) is not waited for.
 _GONE_SECONDS = 1.0
+# What a program has said that ended long ago is still to be read when another one has used up the time.
+_READ_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Running:
         if self._process is None:
             return Result(self.argv, 127, "", self._error)
         try:
-            out, err = self._process.communicate(given, timeout=max(0.0, deadline - time.monotonic()))
+            out, err = self._process.communicate(given, timeout=max(_READ_SECONDS, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             self.kill()
             return Result(self.argv, None, "", "")
