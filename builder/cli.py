@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from builder import __version__, cli_cluster, cli_create, cli_machines, cli_seed, cli_spec, interrupts
+from builder import __version__, cli_cluster, cli_create, cli_diff, cli_machines, cli_seed, cli_spec, interrupts
 from builder.errors import (
     ExitCode,
     HapxError,
@@ -139,6 +139,7 @@ def doctor(as_json: Json = False) -> None:
 
 
 app.command()(cli_create.create)
+app.command()(cli_diff.diff)
 app.command()(cli_seed.seed_iso)
 app.add_typer(cli_spec.app)
 app.command("import")(cli_machines.import_)
