@@ -34,7 +34,7 @@ pytestmark = needs_openssl
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HAPX_AUTHKEY", "HAPX_STATS_PASSWORD"):
+    for name in ("HAPX_AUTHKEY", "HAPX_STATS_PASSWORD", "HAPX_FENCING_KEY", "HAPX_QDEVICE_CERTIFICATE"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(f"{name}_FILE", raising=False)
 
@@ -308,6 +308,54 @@ class TestTheFile:
     def test_an_authkey_in_hex_has_enough_in_it(self, path):
         key = os.urandom(128).hex().encode()
         assert secrets.load(write(path, good(corosync_authkey=base64.b64encode(key).decode()))).authkey.reveal() == key
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not installed")
+class TestWhatNobodyMakes:
+    """A fencing key, which a host has to know, and a certificate, which an authority has signed."""
+
+    @pytest.fixture
+    def key(self, tmp_path: Path) -> Path:
+        return self.made(tmp_path / "fencing.key")
+
+    def made(self, key: Path, *options: str, passphrase: str = "") -> Path:
+        argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, *options, "-f", str(key)]
+        subprocess.run(argv, check=True, timeout=60)
+        return key
+
+    def test_a_cluster_that_needs_it_is_told_before_anything_is_made(self, path):
+        with pytest.raises(InputError) as caught:
+            secrets.load(path, [secrets.FENCING_KEY])
+        assert "fencing_key is missing (name its file in HAPX_FENCING_KEY_FILE, or" in caught.value.details[0]
+        assert not path.exists()
+
+    def test_by_file(self, path, key, monkeypatch):
+        monkeypatch.setenv("HAPX_FENCING_KEY_FILE", str(key))
+        assert secrets.load(path, [secrets.FENCING_KEY]).values[secrets.FENCING_KEY].reveal() == key.read_bytes()
+        assert "fencing" not in path.read_text()
+
+    def test_in_the_secrets_file(self, path, key):
+        write(path, good(fencing_key=key.read_text().strip()))
+        assert secrets.load(path).values[secrets.FENCING_KEY].reveal() == key.read_bytes()
+
+    def test_one_that_cannot_be_used_is_not_taken_and_not_shown(self, path, tmp_path):
+        locked = self.made(tmp_path / "locked", passphrase="hunter2").read_text()
+        public = self.made(tmp_path / "plain").with_suffix(".pub").read_text()
+        cut = (tmp_path / "plain").read_text().replace("b3BlbnNzaC1r", "", 1)
+        for text, told in ((locked, "has a passphrase"), (public, "not a private key"), (cut, "cut short")):
+            with pytest.raises(InputError, match="cannot be used") as caught:
+                secrets.load(write(path, good(fencing_key=text)))
+            assert told in caught.value.details[0]
+            assert not any(line in str(caught.value.details) for line in text.splitlines() if len(line) > 40)
+
+    def test_a_certificate_is_pkcs_12(self, path):
+        for value, told in ((b"-----BEGIN CERTIFICATE-----", "not a certificate with its key"), (b"", "not a")):
+            with pytest.raises(InputError) as caught:
+                secrets.load(write(path, good(qdevice_certificate=base64.b64encode(value).decode())))
+            assert told in caught.value.details[0]
+        for start in (bytes.fromhex("3080020103"), bytes.fromhex("30820cf3020103")):
+            write(path, good(qdevice_certificate=base64.b64encode(start).decode()))
+            assert secrets.load(path).values[secrets.QDEVICE_CERTIFICATE].reveal() == start
 
 
 class TestPublished:
