@@ -84,6 +84,6 @@ def read(path: Path) -> dict[str, Any] | None:
         data = json.loads(path.read_text())
         told = (data["inputs"]["key"], data["inputs"]["mirror_state"], data["ova"]["sha256"])
         whole = data["format"] == FORMAT and all(isinstance(text, str) for text in told)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return data if whole else None

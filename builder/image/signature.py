@@ -60,7 +60,8 @@ def public_key(text: str) -> list[str]:
     if Path(text).is_file():
         return ["-p", text]
     with contextlib.suppress(binascii.Error, ValueError):
-        if len(base64.b64decode(text, validate=True)) == 42:
+        key = base64.b64decode(text, validate=True)
+        if len(key) == 42 and key.startswith(b"Ed"):
             return ["-P", text]
     raise InputError(f"{text}: neither a file nor a public key of minisign", hint="give the .pub file of the signer")
 
