@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import socket
+import stat
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ CONNECT_SECONDS = 10
 PERSIST_SECONDS = 30
 QUICK = 60.0  # seconds for what only looks at, or removes, a few files
 COPY = 4 * 3600.0  # seconds for a file on its way to another machine
+SOCKET_LENGTH = 85  # sun_path has 104 bytes at least (unix(7); macOS), and ssh adds 17 while it opens it
 SSH_FAILED = 255  # ssh(1), EXIT STATUS
 NOT_FOUND = 127  # POSIX shells
 
@@ -149,17 +151,23 @@ class Ssh:
     def _argv(self) -> list[str]:
         """ssh up to and including the host."""
         command.require("ssh", package="openssh-client")
-        folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"hapx-build-{os.getuid()}"
-        try:
-            folder.mkdir(mode=0o700, exist_ok=True)
-            ours = folder.stat().st_uid == os.getuid()
-        except OSError:
-            ours = False
         options = ["BatchMode=yes", f"ConnectTimeout={CONNECT_SECONDS}", "ServerAliveInterval=15"]
-        if ours:
-            options += ["ControlMaster=auto", f"ControlPath={folder}/%C", f"ControlPersist={PERSIST_SECONDS}"]
+        if (socket_path := self._control()) is not None:
+            options += ["ControlMaster=auto", f"ControlPath={socket_path}", f"ControlPersist={PERSIST_SECONDS}"]
         flags = [part for option in options for part in ("-o", option)]
         return ["ssh", "-T", *flags, *self._target.options, "--", self._target.host]
+
+    def _control(self) -> Path | None:
+        """Where the socket of the one connection goes, in a folder of this user alone; None where there is no place."""
+        folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"hapx-build-{os.getuid()}"
+        path = folder / hashlib.sha256(self._uri.encode()).hexdigest()[:12]
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            there = folder.lstat()
+        except OSError:
+            return None
+        private = there.st_uid == os.getuid() and stat.S_ISDIR(there.st_mode) and not there.st_mode & 0o077
+        return path if private and len(str(path)) <= SOCKET_LENGTH else None
 
     def run(self, argv: Sequence[str], *, timeout: float, check: bool = True) -> Result:
         """See `Place`."""

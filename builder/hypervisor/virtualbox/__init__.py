@@ -401,7 +401,7 @@ class VirtualBox:
         if children:
             names = sorted({disk.path.parent.parent.name for disk in children})
             raise InputError(
-                f"{self.where}: {len(children)} linked clone(s) hang on the disk of {found.name}: {', '.join(names)}",
+                f"{self.where}: linked clones hang on the disk of {found.name}: {', '.join(names)}",
                 hint="destroy those first",
             )
 

@@ -1,0 +1,189 @@
+"""Import, clone and destroy cut off at each step of VBoxManage's, by kill -9 and by Ctrl-C; then run again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.virtualbox.chroot import VBox
+
+pytestmark = pytest.mark.slow
+
+COMMAND = Path(sys.executable).with_name("hapx-build")
+SPEC = """
+name: lab
+networks:
+  link: {kind: intnet, subnets: [10.56.0.0/24]}
+nodes:
+  - {name: node01, addresses: {link: 10.56.0.11}, disks: [{size_mib: 16}]}
+corosync: {links: [link]}
+"""
+
+# VBoxManage as hapx-build finds it. At the step that is named it ends hapx-build: by the signal that is named, before
+# the real one is started or when that has done its work. Ctrl-C comes to it just as it begins.
+SHIM = """#!/bin/sh
+step() {{ case " $* " in *" $STEP "*) return 0;; esac; return 1; }}
+if [ -n "$STEP" ] && step "$@"; then
+    case $HOW in
+    before) kill -KILL $PPID; exit 1;;
+    after) {real} "$@"; kill -KILL $PPID; exit 1;;
+    ctrl-c) kill -INT $PPID; sleep 0.2;;
+    esac
+fi
+exec {real} "$@"
+"""
+
+
+class Lab:
+    """A VirtualBox whose VBoxManage cuts hapx-build off, and hapx-build in a folder of its own."""
+
+    def __init__(self, vbox: VBox, folder: Path) -> None:
+        self.vbox = vbox
+        self.folder = folder
+        shim = folder / "bin/VBoxManage"
+        shim.parent.mkdir()
+        shim.write_text(SHIM.format(real=vbox.executable))
+        shim.chmod(0o755)
+        (folder / "cluster.yaml").write_text(SPEC)
+
+    def run(self, *arguments: object, step: str = "", how: str = "") -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PATH": f"{self.folder}/bin:{os.environ['PATH']}", "STEP": step, "HOW": how}
+        argv = [str(COMMAND), *map(str, arguments), "--json"]
+        return subprocess.run(
+            argv, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    def done(self, *arguments: object) -> dict[str, object]:
+        """The result of a run that has to end well."""
+        ran = self.run(*arguments)
+        events = [json.loads(line) for line in ran.stdout.splitlines()]
+        assert ran.returncode == 0, events
+        return events[-1]
+
+    def names(self) -> list[str]:
+        return re.findall(r'^"(.*)" \{', self.vbox.manage("list", "vms").stdout, re.MULTILINE)
+
+    def files(self) -> list[str]:
+        """Every file of every machine, without the parts of names that are made at random."""
+        folder = self.vbox.home / "VirtualBox VMs"
+        found = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+        return sorted(re.sub(r"\{[0-9a-f-]+\}", "{}", name) for name in found if not name.endswith("-prev"))
+
+    def machine(self, name: str) -> dict[str, str]:
+        """What is the same in each machine that is made alike."""
+        found = self.vbox.machine(name)
+        return {
+            key: re.sub(r"\{[0-9a-f-]+\}", "{}", value)
+            for key, value in found.items()
+            if not re.search("uuid|UUID|ChangeTime", key)
+        }
+
+
+@pytest.fixture
+def lab(vbox: VBox, tmp_path: Path) -> Lab:
+    return Lab(vbox, tmp_path)
+
+
+def settled(lab: Lab) -> None:
+    """VirtualBox's daemon ends what a VBoxManage that was killed had begun; not longer than a moment here."""
+    time.sleep(0.5)
+
+
+@pytest.mark.parametrize("how", ["before", "after", "ctrl-c"])
+@pytest.mark.parametrize("step", ["import", "snapshot"])
+def test_import(lab: Lab, small_ova: Path, step: str, how: str) -> None:
+    cut = lab.run("import", small_ova, step=step, how=how)
+    assert cut.returncode == (130 if how == "ctrl-c" else -9)
+    settled(lab)
+    if how == "ctrl-c":
+        assert lab.names() == []
+        assert lab.files() == []
+
+    assert lab.done("import", small_ova)["changed"] is True
+    assert lab.names() == ["small"]
+    assert lab.machine("small")["SnapshotName"] == "base"
+    assert lab.files() == ["hapx/bases/small/Snapshots/{}.vmdk", *lab.files()[1:]]
+    assert len(lab.files()) == 3
+    assert lab.done("import", small_ova)["changed"] is False
+
+
+@pytest.mark.parametrize("how", ["before", "after", "ctrl-c"])
+@pytest.mark.parametrize("step", ["clonevm", "modifyvm", "--type=dvddrive", "createmedium", "--type=hdd"])
+def test_clone(lab: Lab, small_ova: Path, step: str, how: str) -> None:
+    lab.done("import", small_ova)
+    before = lab.files()
+    cut = lab.run("clone", "cluster.yaml", step=step, how=how)
+    assert cut.returncode == (130 if how == "ctrl-c" else -9)
+    settled(lab)
+    if how == "ctrl-c" and lab.names() == ["small"]:
+        assert lab.files() == before
+
+    lab.done("clone", "cluster.yaml")
+    assert lab.names() == ["small", "node01"]
+    machine, files = lab.machine("node01"), lab.files()
+    assert lab.done("clone", "cluster.yaml")["changes"] == []
+
+    # A machine that was made without being cut off is the same.
+    lab.done("destroy", "cluster.yaml", "--yes")
+    assert lab.files() == before
+    lab.done("clone", "cluster.yaml")
+    assert lab.machine("node01") == machine
+    assert lab.files() == files
+
+
+@pytest.mark.parametrize("how", ["before", "after", "ctrl-c"])
+@pytest.mark.parametrize("step", ["unregistervm", "closemedium"])
+def test_destroy(lab: Lab, small_ova: Path, step: str, how: str) -> None:
+    lab.done("import", small_ova)
+    before = lab.files()
+    lab.done("clone", "cluster.yaml")
+    cut = lab.run("destroy", "cluster.yaml", "--yes", step=step, how=how)
+    assert cut.returncode == (130 if how == "ctrl-c" else -9)
+    settled(lab)
+    lab.done("destroy", "cluster.yaml", "--yes")
+    assert lab.names() == ["small"]
+    assert lab.files() == before
+
+
+def test_destroy_asks(lab: Lab, small_ova: Path) -> None:
+    lab.done("import", small_ova)
+    lab.done("clone", "cluster.yaml")
+    refused = lab.run("destroy", "cluster.yaml")
+    assert refused.returncode == 2
+    assert "--yes" in json.loads(refused.stdout)["hint"]
+    assert lab.names() == ["small", "node01"]
+
+
+def test_start_without_the_kernel_driver(lab: Lab, small_ova: Path) -> None:
+    lab.done("import", small_ova)
+    lab.done("clone", "cluster.yaml")
+    ran = lab.run("start", "cluster.yaml", "--host", "node01")
+    assert ran.returncode == 4
+    error = json.loads(ran.stdout.splitlines()[-1])
+    assert error["message"] == "this machine: VirtualBox cannot start machines: its kernel driver is not loaded"
+
+
+def test_an_ova_that_is_not_in_order(lab: Lab, small_ova: Path) -> None:
+    """It is verified before VirtualBox sees it."""
+    data = bytearray(small_ova.read_bytes())
+    data[len(data) // 2] ^= 1
+    (lab.folder / "bad.ova").write_bytes(data)
+    ran = lab.run("import", "bad.ova")
+    assert ran.returncode == 10
+    assert lab.names() == []
+
+
+def test_clone_says_what_is_missing(lab: Lab) -> None:
+    ran = lab.run("clone", "cluster.yaml")
+    assert ran.returncode == 3
+    assert "hapx-build import" in json.loads(ran.stdout.splitlines()[-1])["hint"]
+    ran = lab.run("clone", "cluster.yaml", "--host", "node1")
+    assert ran.returncode == 3
+    assert "node01" in json.loads(ran.stdout.splitlines()[-1])["details"][0]
