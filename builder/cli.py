@@ -70,6 +70,9 @@ def image(
         list[Path] | None, typer.Option(metavar="FILE", help="Set variables from a .pkrvars.hcl or .json; repeatable.")
     ] = None,
     list_vars: Annotated[bool, typer.Option("--list-vars", help="List the variables and leave.")] = False,
+    snapshot: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Debian as it was then (20260401T083000Z): needs --var mirror=.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="PATH", help="Where to: a folder (dist), or a file.ova.")
     ] = None,
@@ -86,7 +89,15 @@ def image(
         present.variables(bake.list_variables(), as_json=as_json)
         return
     request = bake.BakeRequest(
-        source, release, arch, tuple(var or ()), tuple(var_file or ()), output, force=force, keep_work=keep_work
+        source,
+        release,
+        arch,
+        tuple(var or ()),
+        tuple(var_file or ()),
+        output,
+        snapshot,
+        force=force,
+        keep_work=keep_work,
     )
     job = bake.prepare(request)
     if dry_run:

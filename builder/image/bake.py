@@ -53,6 +53,7 @@ class BakeRequest:
     assignments: tuple[str, ...] = ()
     var_files: tuple[Path, ...] = ()
     output: Path | None = None
+    snapshot: str | None = None
     force: bool = False
     keep_work: bool = False
 
@@ -132,6 +133,9 @@ def prepare(request: BakeRequest) -> Bake:
     known = _template(request.source)
     overrides = {name: value for name in ("release", "arch") if (value := getattr(request, name)) is not None}
     given = template.resolve(known, assignments=request.assignments, files=request.var_files, overrides=overrides)
+    if request.snapshot is not None:
+        asked = given.get("mirror", known.variables["mirror"].default)
+        given["mirror"] = inputs.snapshot_of(str(asked), request.snapshot)
     values = {name: variable.default for name, variable in known.variables.items()} | given
     if problems := inputs.check(values):
         raise InputError("these variables cannot be used", problems)
@@ -169,8 +173,9 @@ def prepare(request: BakeRequest) -> Bake:
         key="",
     )
     # The root is what mmdebstrap is told, wherever it writes to and whoever runs it.
-    told = rootfs.mmdebstrap_argv(plan, tar=Path("root.tar"), apt=Path("apt"), uid=0)
-    root_key = digest([part.replace(plan.template, "") for part in told], excludes, epoch)
+    nowhere = dataclasses.replace(plan, template="")
+    told = rootfs.mmdebstrap_argv(nowhere, tar=Path("root.tar"), apt=Path("apt"), uid=0)
+    root_key = digest(told, excludes, epoch)
     key = digest(root_key, digest_tree(folder), request.source, {**values, "version": version, **sizes}, code)
     plan = dataclasses.replace(plan, root_key=root_key, key=key)
     stage = command.format_argv([sys.executable, "-m", "builder.image.stages"])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from builder.errors import Problem
-from builder.image import disk
+from builder.errors import InputError, Problem
+from builder.image import disk, rootfs
 from builder.image.plan import ARCHITECTURES, PACKAGE, RELEASES
 
 # No blanks, quotes or brackets: mmdebstrap would read those as a line of sources.list(5). An IPv6 address has brackets.
@@ -67,3 +67,18 @@ def check(values: Mapping[str, object]) -> list[Problem]:
         right = isinstance(number, int | float) and lowest <= number <= highest and number == int(number)
         expect(name, right, f"{number!r} is out of range", f"a whole number from {lowest} to {highest}")
     return problems
+
+
+def snapshot_of(mirror: str, moment: str) -> str:
+    """The address of the archive as it was at a moment, in a snapshot service whose archive is at `mirror`.
+
+    Such services keep each state of an archive in a folder named after its time (UTC). Raises InputError.
+    """
+    if not re.fullmatch(rootfs.SNAPSHOT, moment):
+        raise InputError(f"--snapshot {moment}: not a time in UTC", hint="it is written 20260401T083000Z")
+    if not mirror or rootfs.is_snapshot(mirror):
+        raise InputError(
+            f"--snapshot {moment}: no archive of snapshots is known" if not mirror else f"{mirror}: a snapshot already",
+            hint="--var mirror=URL names the archive, without a time: the address of a snapshot service for `debian`",
+        )
+    return f"{mirror.rstrip('/')}/{moment}"

@@ -138,6 +138,7 @@ def mirror_now(entry: Path, scratch: Path, *, timeout: float = 10.0) -> str | No
         "Acquire::IndexTargets::deb::Packages::DefaultEnabled": "false",
         "Acquire::IndexTargets::deb::Translations::DefaultEnabled": "false",
         "Acquire::AllowInsecureRepositories": "true",
+        "Acquire::Check-Valid-Until": "false",  # a snapshot's
         "Acquire::Retries": "0",
         "Acquire::http::Timeout": "5",
         "Acquire::https::Timeout": "5",

@@ -29,6 +29,7 @@ BOOTSTRAP_TIMEOUT = 3600.0  # a slow mirror, a slow disk
 SCRIPT_TIMEOUT = 1800.0
 NAMESPACE_GRACE = 1.0
 DATA = "/run/hapx"  # where a script finds packages.list and files/ inside the root
+SNAPSHOT = r"[0-9]{8}T[0-9]{6}Z"
 NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded")
 _LEFT_OUT = ("doc", "info", "lintian", "locale", "man")  # of /usr/share
 LOOK_HINT = "--keep-work keeps the root file system, to look into it"
@@ -99,12 +100,21 @@ def mmdebstrap_argv(plan: BakePlan, *, tar: Path, apt: Path, uid: int | None = N
         '--aptopt=Acquire::Languages "none"',
         '--aptopt=Acquire::Retries "2"',
         '--aptopt=Acquire::http::Timeout "30"',
+        *(['--aptopt=Acquire::Check-Valid-Until "false"'] if is_snapshot(plan.mirror) else []),
         f"--customize-hook=copy-out /etc/apt/sources.list /var/lib/apt/lists {shlex.quote(str(apt))}",
         "--verbose",
         plan.release,
         str(tar),
         *([plan.mirror] if plan.mirror else []),
     ]
+
+
+def is_snapshot(mirror: str) -> bool:
+    """Whether a mirror is a state of the archive at one moment: its address ends with that moment, as 20260401T083000Z.
+
+    The index of such a mirror is out of date by design; its signature counts all the same.
+    """
+    return bool(re.fullmatch(SNAPSHOT, mirror.rstrip("/").rpartition("/")[2]))
 
 
 def bootstrap(

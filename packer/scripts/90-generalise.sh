@@ -25,6 +25,10 @@ rm -f /root/.bash_history /root/.viminfo /root/.wget-hsts
 find /home -mindepth 1 -maxdepth 1 -exec rm -rf {} +
 find /etc/sudoers.d -type f ! -name README -delete
 
+# The day each account's password was changed: that of the bake, else
+[ -z "${SOURCE_DATE_EPOCH:-}" ] ||
+    sed -i -E "s/^([^:]*:[^:]*):[0-9]+:/\\1:$((SOURCE_DATE_EPOCH / 86400)):/" /etc/shadow
+
 # cloud-init: the first boot of a clone is a first boot
 if [ -d /var/lib/cloud ]; then
     cloud-init clean --logs --seed

@@ -107,6 +107,36 @@ def test_what_is_installed_makes_another_root(folder: Path, assignment: str) -> 
     assert other_key != key
 
 
+def test_a_root_is_the_same_wherever_its_template_lies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = keys()
+    elsewhere = folder / "it's [a] $place"
+    elsewhere.mkdir()
+    shutil.move(folder / "packer", elsewhere / "packer")
+    monkeypatch.chdir(elsewhere)
+    assert keys() == here
+
+
+def test_a_snapshot_is_a_mirror_at_a_time(folder: Path) -> None:
+    job = prepare("mirror=http://mirror.example/archive/debian/", snapshot="20260401T083000Z")
+    assert job.plan.mirror == "http://mirror.example/archive/debian/20260401T083000Z"
+    assert job.values["mirror"] == job.plan.mirror
+
+
+@pytest.mark.parametrize(
+    ("mirror", "moment", "says"),
+    [
+        ("", "20260401T083000Z", "no archive of snapshots is known"),
+        ("http://mirror.example/debian", "yesterday", "not a time in UTC"),
+        ("http://mirror.example/debian", "2026-04-01", "not a time in UTC"),
+        ("http://mirror.example/debian/20260401T083000Z", "20260401T083000Z", "a snapshot already"),
+    ],
+)
+def test_a_snapshot_that_is_none(folder: Path, mirror: str, moment: str, says: str) -> None:
+    with pytest.raises(InputError, match=says) as raised:
+        prepare(f"mirror={mirror}", snapshot=moment)
+    assert raised.value.hint
+
+
 @pytest.mark.parametrize(
     ("file", "another_root"),
     [

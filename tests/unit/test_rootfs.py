@@ -44,6 +44,31 @@ def test_a_mirror_comes_last() -> None:
     assert argv[-3:] == ["trixie", str(TAR), "http://mirror.example/debian"]
 
 
+@pytest.mark.parametrize(
+    ("mirror", "snapshot"),
+    [
+        ("", False),
+        ("http://mirror.example/debian", False),
+        ("http://mirror.example/archive/debian/20260401T083000Z", True),
+        ("file:///archive/debian/20260401T083000Z/", True),
+        ("http://20260401T083000Z/debian", False),
+    ],
+)
+def test_only_a_snapshot_may_be_out_of_date(mirror: str, snapshot: bool) -> None:
+    argv = rootfs.mmdebstrap_argv(dataclasses.replace(PLAN, mirror=mirror), tar=TAR, apt=APT, uid=0)
+    assert ('--aptopt=Acquire::Check-Valid-Until "false"' in argv) == snapshot
+    assert rootfs.is_snapshot(mirror) == snapshot
+
+
+def test_what_dpkg_leaves_out_is_told_once_it_is_there_and_not_by_a_filter() -> None:
+    plan = dataclasses.replace(PLAN, template="/it's here")
+    argv = rootfs.mmdebstrap_argv(plan, tar=TAR, apt=APT, uid=0)
+    hooks = [part.partition("=")[2] for part in argv if part.startswith("--extract-hook=")]
+    excludes = "/etc/dpkg/dpkg.cfg.d/hapx"
+    assert shlex.split(hooks[0]) == ["upload", f"/it's here/files{excludes}", excludes]
+    assert not any("path-exclude" in part or part.startswith("--dpkgopt=/") for part in argv)
+
+
 def test_the_hook_takes_any_path() -> None:
     hook = flags(rootfs.mmdebstrap_argv(PLAN, tar=TAR, apt=APT, uid=0))["customize-hook"]
     assert shlex.split(hook) == ["copy-out", "/etc/apt/sources.list", "/var/lib/apt/lists", str(APT)]
