@@ -38,22 +38,19 @@ def results(pytestconfig: pytest.Config) -> Results:
 
 
 @pytest.fixture(scope="session")
-def formed(cluster_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A pair that has formed, for all tests that can share one."""
-    with lab.create(cluster_root, tmp_path_factory.mktemp("cluster") / "lab") as made:
-        made.start()
-        made.wait_settled(lab.FORM_SECONDS)
+def cluster(cluster_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A pair with its seeds, perhaps switched off, and a place for a third node: the one cluster of all tests."""
+    with lab.create(cluster_root, tmp_path_factory.mktemp("cluster") / "lab", size=3) as made:
         yield made
 
 
 @pytest.fixture
-def pair(formed: Lab) -> Lab:
+def pair(cluster: Lab) -> Lab:
     """The shared pair, settled: both nodes are on, all agree, no failure is remembered. So it is left, too."""
-    formed.start()
-    if formed.trouble():
-        formed.forget_failures()
-        formed.wait_settled()
-    return formed
+    cluster.start()
+    if cluster.trouble():
+        cluster.wait_settled(lab.FORM_SECONDS)
+    return cluster
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

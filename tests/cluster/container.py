@@ -329,10 +329,10 @@ def hierarchies() -> list[Path]:
 
 
 def tidy(prefix: str) -> None:
-    """Remove the cgroups that runs before this one left: named PREFIX-PID, of processes that are gone."""
+    """Remove the cgroups that runs before this one left: named PREFIX-PID-NUMBER, of processes that are gone."""
     for base in hierarchies():
         for group in base.glob(f"{prefix}-*"):
-            if not Path("/proc", group.name.rpartition("-")[2]).exists():
+            if not Path("/proc", group.name.removeprefix(f"{prefix}-").partition("-")[0]).exists():
                 remove_cgroup(group)
 
 

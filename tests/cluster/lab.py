@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import json
 import os
 import time
@@ -28,6 +29,7 @@ from tests.cluster.observers import Backends, Client, Owned, Owners, wait_until
 from tests.cluster.world import World
 
 PREFIX = "hapx-lab"
+_NUMBERS = itertools.count(1)
 BRIDGES = {"public": "public", "link": "link", "outside": "outside"}
 BRIDGE_MAC = "02:00:00:00:00:01"
 CLIENT = "192.0.2.1"
@@ -111,6 +113,14 @@ class Lab:
         made = documents(self.cluster, secrets, Templates(self.world.folder / "templates"))
         return {each.host: each.encoded() for each in made}
 
+    def anew(self, values: dict[str, Any] | None = None) -> None:
+        """Everything off, every disk new, with the seeds of this spec (by default of the spec of now)."""
+        for node in self.nodes.values():
+            node.power_off()
+            node.new_disk()
+        for name, texts in self.seeds(values).items():
+            self.nodes[name].seed(texts)
+
     # Nodes
 
     @property
@@ -119,10 +129,10 @@ class Lab:
         return [node for node in self.nodes.values() if node.is_on]
 
     def start(self, *names: str) -> None:
-        """Switch nodes on (without names: all that are off)."""
-        for node in self.nodes.values():
-            if node.name in names or (not names and not node.is_on):
-                node.start()
+        """Switch nodes on (without names: all of the spec's that are off)."""
+        for name in names or [each["name"] for each in self.values["nodes"]]:
+            if not self.nodes[name].is_on:
+                self.nodes[name].start()
 
     @property
     def owner(self) -> Container:
@@ -206,6 +216,16 @@ class Lab:
         self.client.wait_served(time.monotonic(), 10, streak=0.3)
         return time.monotonic() - began
 
+    def wait_nodes(self, seconds: float) -> None:
+        """Wait until Pacemaker has a DC and sees every node that is on."""
+        names = {node.name for node in self.running}
+
+        def there() -> bool:
+            states = [self.state(node) for node in self.running]
+            return all(state is not None and state.dc is not None and state.online == names for state in states)
+
+        wait_until(there, seconds, "all nodes online", every=0.5)
+
     def forget_failures(self) -> None:
         """Clean the failures away that a test has made, instead of waiting a minute until they expire."""
         self.running[0].run("crm_resource", "--cleanup", check=False)
@@ -272,7 +292,7 @@ def create(root: Path, folder: Path, values: dict[str, Any] | None = None, *, si
     """A cluster of a spec from a baked root, seeded and switched off; `size`: places for nodes that come later."""
     values = values or spec()
     container.tidy(PREFIX)
-    cgroup = f"{PREFIX}-{os.getpid()}"
+    cgroup = f"{PREFIX}-{os.getpid()}-{next(_NUMBERS)}"
     (folder / "templates").mkdir(parents=True)
     with contextlib.ExitStack() as stack:
         stack.callback(lambda: [container.remove_cgroup(base / cgroup) for base in container.hierarchies()])

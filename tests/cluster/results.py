@@ -8,6 +8,7 @@ import os
 import statistics
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 VARIABLE = "HAPX_TEST_RESULTS"
 DEFAULT = Path(__file__).with_name("results.json")
@@ -75,8 +76,12 @@ class Results:
         Console(file=text, width=width).print(table)
         return text.getvalue().rstrip()
 
+    def as_data(self) -> list[dict[str, Any]]:
+        """Every run as plain values."""
+        return [asdict(run) for run in self.runs]
+
     def keep(self) -> Path:
         """Write them as JSON where HAPX_TEST_RESULTS says, by default beside this file; returns where."""
         path = Path(os.environ.get(VARIABLE) or DEFAULT)
-        path.write_text(json.dumps([asdict(run) for run in self.runs], indent=2) + "\n")
+        path.write_text(json.dumps(self.as_data(), indent=2) + "\n")
         return path

@@ -54,8 +54,8 @@ def scenario(
     going = Scenario(lab, time.monotonic(), served_within, [])
     yield going
     going.wait_served()
-    lab.forget_failures()
     if settle:
+        lab.forget_failures()
         lab.wait_settled()
     # Whatever came later, while nodes came back, counts as well.
     outage = lab.client.outage(going.began - BEFORE)
