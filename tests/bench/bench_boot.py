@@ -151,7 +151,7 @@ def boot_ours(disk: Path, count: int, folder: Path) -> float:
             ports.append(free_port())
             public = f"user,net=192.168.56.0/24,host=192.168.56.2,hostfwd=tcp:127.0.0.1:{ports[-1]}-{VIP}:80"
             role = "on" if place == 0 else "off"
-            link = f"stream,server={role},addr.type=unix,addr.path={wire}" if count > 1 else "hubport,hubid=0"
+            link = f"stream,server={role},addr.type=unix,addr.path={wire}" if count > 1 else "user,restrict=on"
             cables = (
                 Cable(derived.mac(cluster, node, "public"), public),
                 Cable(derived.mac(cluster, node, "link"), link),
