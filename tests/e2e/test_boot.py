@@ -89,7 +89,15 @@ def test_the_cluster_waits_for_its_seed(guest: Guest) -> None:
     units = ("corosync", "pacemaker", "haproxy")
     states = guest.run("systemctl", "is-active", *units).stdout.split()
     starts = guest.run("systemctl", "is-enabled", *units).stdout.split()
-    assert (states, starts) == (["inactive"] * 3, ["disabled"] * 3)
+    # Pacemaker starts HAProxy; the others would start if their condition, a seed's file, was met.
+    assert (states, starts) == (["inactive"] * 3, ["enabled", "enabled", "disabled"])
+    conditions = guest.read("systemctl", "show", "--property=ConditionResult", "--value", *units[:2]).split()
+    assert conditions == ["no", "no"]
+
+
+def test_the_kernel_resets_the_node_when_it_is_not_well(guest: Guest) -> None:
+    names = ("kernel.panic", "kernel.panic_on_oops", "net.ipv4.conf.all.promote_secondaries")
+    assert guest.read("sysctl", "--values", *names).split() == ["5", "1", "1"]
 
 
 def test_the_root_is_writable_and_takes_the_whole_disk(guest: Guest) -> None:
