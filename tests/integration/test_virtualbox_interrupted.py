@@ -106,7 +106,8 @@ def test_import(lab: Lab, small_ova: Path, step: str, how: str) -> None:
         assert lab.names() == []
         assert lab.files() == []
 
-    assert lab.done("import", small_ova)["changed"] is True
+    # Only after its very last step there is nothing left to do.
+    assert lab.done("import", small_ova)["changed"] is ((step, how) != ("snapshot", "after"))
     assert lab.names() == ["small"]
     assert lab.machine("small")["SnapshotName"] == "base"
     assert lab.files() == ["hapx/bases/small/Snapshots/{}.vmdk", *lab.files()[1:]]

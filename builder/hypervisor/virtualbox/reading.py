@@ -34,7 +34,7 @@ STATES = {
 
 # A value in quotes goes on to a quote that ends a line; \ stands before a quote or itself, as in a description.
 _PAIR = re.compile(
-    r'^"?(?P<key>[^"=\n]+)"?=(?:"(?P<text>(?:[^"\\]|\\.)*)"|(?P<plain>[^"\n]*))$', re.MULTILINE | re.DOTALL
+    r'^"?(?P<key>[^"=\n]+)"?=(?:"(?P<text>(?:[^"\\]|\\.|"(?!$))*)"|(?P<plain>[^"\n]*))$', re.MULTILINE | re.DOTALL
 )
 _LISTED = re.compile(r'^"(?P<name>.*)" \{(?P<uuid>[0-9a-fA-F-]{36})\}$', re.MULTILINE)
 _ATTACHED = re.compile(r"(?P<controller>.+)-(?P<port>\d+)-(?P<device>\d+)")
