@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -94,8 +95,8 @@ def part_of(path: Path, haproxy: bytes) -> Part:
     for folder, part in _FOLDERS.items():
         if folder in path.parents:
             return part
-    named = (str(path).encode(), f"{path.parent}/".encode(), f"{path.parent} ".encode())
-    return Part.HAPROXY if any(name in haproxy for name in named) else Part.NONE
+    named = {word.rstrip(b"/") for word in re.split(rb"[\s\"',]+", haproxy)}
+    return Part.HAPROXY if {os.fsencode(path), os.fsencode(path.parent)} & named else Part.NONE
 
 
 def check(planned: Sequence[Change]) -> None:

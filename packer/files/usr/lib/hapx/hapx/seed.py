@@ -189,7 +189,7 @@ def _text(path: Path) -> str | None:
 
 
 def _yaml(text: str, where: str) -> Any:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
