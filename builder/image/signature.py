@@ -22,7 +22,7 @@ from builder import command
 from builder.errors import CommandError, InputError, UsageError
 
 KEY, PASSPHRASE = "HAPX_SIGN_KEY", "HAPX_SIGN_PASSPHRASE"
-SECONDS = 60.0  # its key derivation takes a second or two
+SECONDS = 300.0  # deriving a key from a passphrase takes seconds and 1 GB of memory, and longer on a busy machine
 LARGEST_KEY = 4096  # bytes
 _ENCRYPTED = b"Sc"  # scrypt, bytes 3 and 4 of a secret key (minisign's format: signature, kdf, checksum algorithm)
 
