@@ -78,7 +78,7 @@ def examine(
     """Everything those purposes need of this machine, in a stable order; about half a second."""
     places = default_places() if places is None else places
     wanted = requirements.needed(purposes)
-    features: list[Callable[[], Check]] = [namespaces, _kvm, _memory, _clock]
+    features: list[Callable[[], Check]] = [namespaces, _kvm, _virtualbox, _memory, _clock]
     with ThreadPoolExecutor(max_workers=4) as pool:
         found = pool.submit(requirements.probe_all, wanted)
         measured = [pool.submit(feature) for feature in features]
@@ -249,6 +249,22 @@ def _kvm() -> Check:
         return Check(name, needed_by, Status.OK, required=False, path="/dev/kvm", detail=acceleration.reason)
     detail = f"software emulation, several times slower: {acceleration.reason}"
     return Check(name, needed_by, Status.NOTE, required=False, detail=detail, hint=acceleration.hint)
+
+
+def _virtualbox() -> Check:
+    """Whether VirtualBox is here and can start machines; not needed, as libvirt or another host will do."""
+    name, needed_by = "VirtualBox", ("hapx-build clone",)
+    path = command.which("VBoxManage")
+    if path is None:
+        return Check(name, needed_by, Status.NOTE, required=False, detail="not installed: machines are made by libvirt")
+    version = command.version(path, pattern=r"(?m)^(\d+\.\d+\.\d+)") or ""
+    if sys.platform == "linux" and not Path("/dev/vboxdrv").exists():
+        detail = "its kernel driver is not loaded: it makes machines, and cannot start them"
+        hint = "modprobe vboxdrv as root; the package virtualbox-dkms, or /sbin/vboxconfig, builds it"
+        return Check(
+            name, needed_by, Status.NOTE, required=False, path=str(path), version=version, detail=detail, hint=hint
+        )
+    return Check(name, needed_by, Status.OK, required=False, path=str(path), version=version)
 
 
 def _memory() -> Check:

@@ -174,6 +174,7 @@ REQUIREMENTS = (
     Requirement("bsdtar", "libarchive-tools", _TEST, "reads back the ISOs we write"),
     Requirement("7z", "p7zip-full", _TEST, "reads back the ISOs we write", version_flags=("--help",)),
     Requirement("ssh-keygen", "openssh-client", _TEST, "makes keys for the tests", version_flags=()),
+    Requirement("sshd", "openssh-server", _TEST, "is another host for the tests", version_flags=()),
     Requirement("xorriso", "xorriso", _TEST, "reads back the ISOs we write", version_flags=("-version",)),
     Requirement("isoinfo", "genisoimage", _TEST, "reads back the ISOs we write", version_flags=("-version",)),
     Requirement("nginx", "nginx", _TEST, "takes what is published by PUT", version_flags=("-v",)),

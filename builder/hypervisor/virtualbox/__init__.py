@@ -23,6 +23,8 @@ SNAPSHOT = "base"
 """The snapshot of a base that clones are made from; taken last, so a base without it is half-made."""
 SERIAL = "console.log"
 THREADS = 4
+SETTLE = 3.0
+"""Seconds in which VirtualBox's daemon may still begin what a VBoxManage that was ended had asked for."""
 
 
 class VirtualBox:
@@ -299,19 +301,26 @@ class VirtualBox:
         flags = ["--vsys=0", f"--vmname={base.name}", f"--group={mark.BASES}", f"--description={mark.of_base(base)}"]
         result = self._manage.run("import", ova, *flags, timeout=LONG, check=False)
         if result.returncode != 0:
-            if not said.is_in_the_way(result):
+            if said.is_in_the_way(result):
+                self._make_way(self._base_folder(base))
+            elif not said.is_digest(result):
                 raise said.error(result, self.where)
-            self._make_way(self._base_folder(base))
+            # Seen with VirtualBox 7.2 on a busy machine: it finds a digest wrong that is right, and not the next time.
             self._manage.run("import", ova, *flags, timeout=LONG)
         uuid = next(uuid for name, uuid in self._manage.machines() if name == base.name)
         self._manage.run("snapshot", uuid, "take", SNAPSHOT)
 
     def _sweep_base(self, base: Base) -> None:
-        """Take away what is left of an import that was cut off."""
-        for found in self._named(base.name):
-            if mark.read_base(found.description) == base and SNAPSHOT not in found.snapshots:
-                self._manage.run("unregistervm", found.uuid, "--delete", timeout=LONG)
-        storage.sweep(self._manage, self._base_folder(base))
+        """Take away what is left of an import that was cut off: VirtualBox's daemon goes on with it for a moment."""
+        deadline = time.monotonic() + SETTLE
+        while True:
+            for found in self._named(base.name):
+                if mark.read_base(found.description) == base and SNAPSHOT not in found.snapshots:
+                    self._manage.run("unregistervm", found.uuid, "--delete", timeout=LONG)
+            storage.sweep(self._manage, self._base_folder(base))
+            if time.monotonic() >= deadline:
+                return
+            time.sleep(POLL)
 
     def _base_folder(self, base: Base) -> PurePosixPath:
         folder = storage.default_folder(self._manage)

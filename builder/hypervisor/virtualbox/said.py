@@ -97,6 +97,11 @@ def is_in_the_way(result: Result) -> bool:
     return "already exists" in result.stderr or "VERR_ALREADY_EXISTS" in result.stderr
 
 
+def is_digest(result: Result) -> bool:
+    """Whether VirtualBox takes a file of an OVA for another than its manifest says."""
+    return re.search(r"on '.*' does not match", result.stderr) is not None
+
+
 def _lines(text: str) -> list[str]:
     """The errors: without progress, the warning about the driver, and the place in VBoxManage's source."""
     beside = ("VBoxManage: error: Details:", "VBoxManage: error: Context:")
