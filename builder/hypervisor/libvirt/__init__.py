@@ -27,6 +27,8 @@ from builder.hypervisor.libvirt.storage import Storage
 from builder.hypervisor.libvirt.virsh import AbsentError, Virsh
 
 POLL_SECONDS = 0.5
+# What moves a terminal's cursor and colours its text (ECMA-48), and what ends a line twice.
+_CONTROL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])|[\r\x07]")
 
 _STATES = {
     "running": State.RUNNING,
@@ -200,7 +202,7 @@ class Libvirt:
         with self._making:
             volumes = self._storage.of_node(name)
             text = self._storage.read(volume) if (volume := storage.console_volume(name)) in volumes else ""
-        plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", text)
+        plain = _CONTROL.sub("", text)
         return [line for line in plain.splitlines() if line.strip()][-lines:]
 
     def ask(self, name: str, argv: Sequence[str], *, timeout: float) -> str | None:
