@@ -78,7 +78,7 @@ def examine(
     """Everything those purposes need of this machine, in a stable order; about half a second."""
     places = default_places() if places is None else places
     wanted = requirements.needed(purposes)
-    features: list[Callable[[], Check]] = [namespaces, _kvm, _virtualbox, _memory, _clock]
+    features: list[Callable[[], Check]] = [namespaces, _kvm, _virtualbox, _libvirt, _memory, _clock]
     with ThreadPoolExecutor(max_workers=4) as pool:
         found = pool.submit(requirements.probe_all, wanted)
         measured = [pool.submit(feature) for feature in features]
@@ -265,6 +265,17 @@ def _virtualbox() -> Check:
             name, needed_by, Status.NOTE, required=False, path=str(path), version=version, detail=detail, hint=hint
         )
     return Check(name, needed_by, Status.OK, required=False, path=str(path), version=version)
+
+
+def _libvirt() -> Check:
+    """Whether libvirt can be talked to; not needed, as VirtualBox or another host will do."""
+    name, needed_by = "libvirt", ("hapx-build clone",)
+    path = command.which("virsh")
+    if path is None:
+        packages = dict.fromkeys(each.package for each in requirements.needed([Purpose.LIBVIRT]))
+        hint = f"sudo apt-get install {' '.join(packages)}"
+        return Check(name, needed_by, Status.NOTE, required=False, detail="not installed", hint=hint)
+    return Check(name, needed_by, Status.OK, required=False, path=str(path), version=command.version(path) or "")
 
 
 def _memory() -> Check:

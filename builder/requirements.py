@@ -32,6 +32,7 @@ class Purpose(StrEnum):
     IMAGE = "image"
     SEED = "seed"
     SIGN = "sign"
+    LIBVIRT = "libvirt"
     LINT = "lint"
     TEST = "test"
 
@@ -40,11 +41,12 @@ COMMANDS = {
     Purpose.IMAGE: "hapx-build image",
     Purpose.SEED: "hapx-build seed-iso",
     Purpose.SIGN: "hapx-build sign",
+    Purpose.LIBVIRT: "hapx-build up (libvirt)",
     Purpose.LINT: "make lint",
     Purpose.TEST: "make test",
 }
 
-INCLUDES = {Purpose.TEST: (Purpose.IMAGE, Purpose.SEED, Purpose.SIGN, Purpose.LINT)}
+INCLUDES = {Purpose.TEST: (Purpose.IMAGE, Purpose.SEED, Purpose.SIGN, Purpose.LIBVIRT, Purpose.LINT)}
 
 
 class Status(StrEnum):
@@ -96,6 +98,7 @@ class Finding:
 
 
 _IMAGE = (Purpose.IMAGE,)
+_LIBVIRT = (Purpose.LIBVIRT,)
 _TEST = (Purpose.TEST,)
 
 REQUIREMENTS = (
@@ -150,12 +153,22 @@ REQUIREMENTS = (
     ),
     Requirement("minisign", "minisign", (Purpose.SIGN,), "makes and checks signatures", version_flags=("-v",)),
     Requirement("shellcheck", "shellcheck", (Purpose.LINT,), "checks the shell scripts"),
-    Requirement("qemu-img", "qemu-utils", _TEST, "reads back the disks we write"),
+    Requirement("virsh", "libvirt-clients", _LIBVIRT, "talks to libvirt, on this host or another"),
+    Requirement(
+        "libvirtd",
+        "libvirt-daemon-system",
+        _LIBVIRT,
+        "keeps machines, networks and disks on a host",
+        files=("/etc/libvirt/libvirtd.conf",),
+    ),
+    Requirement("dnsmasq", "dnsmasq-base", _LIBVIRT, "gives away addresses on libvirt's NAT networks"),
+    Requirement("iptables", "iptables", _LIBVIRT, "is libvirt's way to NAT"),
+    Requirement("qemu-img", "qemu-utils", _LIBVIRT, "turns an OVA's disk into qcow2"),
     Requirement(
         "qemu-system-x86_64",
         "qemu-system-x86",
-        _TEST,
-        "boots what was baked",
+        _LIBVIRT,
+        "runs machines",
         minimum="8",
         reason="the software emulation of cmpxchg16b in 7.2 crashes current kernels and HAProxy",
         suites={"bookworm": "bookworm-backports"},
@@ -168,6 +181,7 @@ REQUIREMENTS = (
         "boots what was baked under UEFI",
         files=("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_CODE.fd"),
     ),
+    Requirement("chromium", "chromium", _TEST, "opens the statistics page", version_flags=()),
     Requirement("virt-v2v", "virt-v2v", _TEST, "reads back the OVAs we write"),
     Requirement("zstd", "zstd", _TEST, "reads the initramfs that was baked"),
     Requirement("grub-script-check", "grub-common", _TEST, "reads the grub.cfg we write"),

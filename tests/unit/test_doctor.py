@@ -43,7 +43,7 @@ def test_machine_that_runs_the_tests_lacks_nothing() -> None:
     assert len(names) == len(set(names))
     programs = {entry.name for entry in requirements.needed([Purpose.TEST])}
     rooms = {place.name for place in doctor.default_places()}
-    assert set(names) == programs | rooms | {"namespaces", "KVM", "VirtualBox", "memory", "clock"}
+    assert set(names) == programs | rooms | {"namespaces", "KVM", "VirtualBox", "libvirt", "memory", "clock"}
     assert all(check.needed_by for check in checks)
 
 

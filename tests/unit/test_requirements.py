@@ -88,6 +88,7 @@ def test_programs_here_are_in_order_and_tell_their_versions() -> None:
         (Purpose.IMAGE, "x86_64", {"packer", "mmdebstrap", "newuidmap"}, {"shellcheck", "qemu-img", "arch-test"}),
         (Purpose.IMAGE, "aarch64", {"packer", "arch-test", "qemu-x86_64-static"}, {"qemu-img"}),
         (Purpose.LINT, "x86_64", {"shellcheck"}, {"packer", "qemu-img"}),
+        (Purpose.LIBVIRT, "x86_64", {"virsh", "libvirtd", "qemu-img", "dnsmasq"}, {"packer", "chromium"}),
         (Purpose.TEST, "x86_64", {"packer", "shellcheck", "qemu-img"}, {"arch-test"}),
     ],
 )
