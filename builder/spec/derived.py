@@ -23,7 +23,7 @@ TOKEN_COEFFICIENT = 0
 token: five nodes would notice a loss after 3 s where the spec says 1. So `token` is what it says, and corosync.conf has
 to say 0."""
 
-TWO_NODE_CONSENSUS = 400
+TWO_NODE_CONSENSUS = 200
 """Milliseconds. Of two nodes one is left when the token is lost: there is nobody to wait for. corosync.conf(5) calls
 anything between the join timeout (50 ms) and the token safe."""
 
@@ -62,7 +62,7 @@ def fencing_machines(cluster: Cluster, fencing: Fencing) -> dict[str, dict[str, 
 
 
 def consensus(cluster: Cluster) -> int:
-    """Corosync's consensus in milliseconds: the one given, else for up to two nodes 400, for more 1.2 tokens.
+    """Corosync's consensus in milliseconds: the one given, else for up to two nodes 200, for more 1.2 tokens.
 
     corosync.conf(5): at least 1.2 tokens; for two nodes anything above the join timeout of 50 ms is safe.
     """

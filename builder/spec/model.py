@@ -155,7 +155,7 @@ class Corosync(Part):
     token: Annotated[int, Field(ge=300, le=60_000)] = 1000
     """Milliseconds without a token until a node counts as lost, however many nodes there are."""
     consensus: Annotated[int, Field(ge=200, le=120_000)] | None = None
-    """Milliseconds to agree on a membership; by default 400 for two nodes, for more 1.2 tokens (corosync.conf(5))."""
+    """Milliseconds to agree on a membership; by default 200 for two nodes, for more 1.2 tokens (corosync.conf(5))."""
     port: Port = 5405
     """UDP port of the first link; the next ones count up."""
     qdevice: Qdevice | None = None

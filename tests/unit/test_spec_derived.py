@@ -63,9 +63,9 @@ def test_node_ids_count_from_one(nodes: int) -> None:
 @pytest.mark.parametrize(
     ("nodes", "token", "given_consensus", "two_node", "consensus"),
     [
-        (1, 1000, None, False, 400),
-        (2, 1000, None, True, 400),
-        (2, 3000, None, True, 400),
+        (1, 1000, None, False, 200),
+        (2, 1000, None, True, 200),
+        (2, 3000, None, True, 200),
         (2, 1000, 300, True, 300),
         (3, 1000, None, False, 1200),
         (3, 1001, None, False, 1201),
