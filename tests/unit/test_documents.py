@@ -72,7 +72,7 @@ def test_clusters_of_every_size_and_ip_version(nodes: int, versions: tuple[int, 
     assert corosync.count("ring1_addr: ") == nodes
     assert ("two_node: 1" in corosync) == (nodes == 2)
     assert "expected_votes" not in corosync
-    assert f"consensus: {400 if nodes <= 2 else 1200}\n" in corosync
+    assert f"consensus: {200 if nodes <= 2 else 1200}\n" in corosync
     assert "token_coefficient: 0\n" in corosync
 
 
