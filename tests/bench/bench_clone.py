@@ -4,8 +4,9 @@
 
 The guide's way is what its create-image.sh and post-config scripts do in VirtualBox for a node of the load balancer: a
 full `clonevm --mode all`, the CD, one modifyvm for a network card, two for processors and memory. Both clone the same
-base, an OVA as it is baked (HAPX_TEST_OVA names one; else it is baked, which takes minutes). A real VirtualBox does
-it, in a root file system of its own (tests/virtualbox).
+base, an OVA as it is baked (HAPX_TEST_OVA names one; else it is baked, which takes minutes), and leave it the number of
+processors it has, which the scripts cannot lower. A real VirtualBox does it, in a root file system of its own
+(tests/virtualbox).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ SMALLER = 500.0
 
 SPEC = """
 name: bench
-machine: {cpus: 1, memory_mib: 512}
+machine: {cpus: 2, memory_mib: 512}
 networks:
   dmz: {kind: intnet, subnets: [10.56.0.0/24]}
 nodes:
@@ -61,7 +62,7 @@ def guides(manage: str, base: str, cd: Path, name: str) -> None:
         ["storageattach", name, "--storagectl", "SATA", "--port", "1", "--type", "dvddrive", "--medium", str(cd)],
         ["modifyvm", name, "--nic1", "intnet", "--intnet1", "dmz"],
         ["modifyvm", name, "--cpu-hotplug", "on"],
-        ["modifyvm", name, "--cpus", "1", "--memory", "512", "--vram", "33"],
+        ["modifyvm", name, "--cpus", "2", "--memory", "512", "--vram", "33"],
     ):
         run([manage, *argv], timeout=600)
 

@@ -35,7 +35,7 @@ if [ -n "$STEP" ] && step "$@"; then
     case $HOW in
     before) kill -KILL $PPID; exit 1;;
     after) {real} "$@"; kill -KILL $PPID; exit 1;;
-    ctrl-c) kill -INT $PPID; sleep 0.2;;
+    ctrl-c) kill -INT $PPID;;
     esac
 fi
 exec {real} "$@"
@@ -50,7 +50,7 @@ def cut_off(*steps: str) -> pytest.MarkDecorator:
 
 
 def alike(text: str) -> str:
-    """Without what differs from machine to machine: UUIDs in names of files, the digest of a CD with its own secrets."""
+    """Without what differs from machine to machine: UUIDs in names of files, the digest of a CD with secrets."""
     return re.sub(r"(?<=-cidata-)[0-9a-f]{12}", "", re.sub(r"\{[0-9a-f-]+\}", "{}", text))
 
 

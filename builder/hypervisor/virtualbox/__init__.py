@@ -341,11 +341,19 @@ class VirtualBox:
             yield
         except BaseException:
             with interrupts.held(), contextlib.suppress(HapxError):
-                if (found := self._manage.settings(uuid)) is not None:
-                    self.remove(found)
-                elif folder is not None:
-                    storage.sweep(self._manage, folder)
+                self._undo(uuid, folder)
             raise
+
+    def _undo(self, uuid: str, folder: PurePosixPath | None) -> None:
+        """Take a new machine away, or what VirtualBox's daemon may still make of one that was cut off."""
+        deadline = time.monotonic() + SETTLE
+        while (found := self._manage.settings(uuid)) is None:
+            if folder is not None:
+                storage.sweep(self._manage, folder)
+            if time.monotonic() >= deadline:
+                return
+            time.sleep(POLL)
+        self.remove(found)
 
     @staticmethod
     def _expected(source: Settings, group: str, name: str) -> PurePosixPath | None:

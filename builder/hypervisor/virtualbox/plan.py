@@ -125,8 +125,11 @@ def changes(wanted: Wanted, found: Settings, modes: Mapping[int, str], dialect: 
 def _hardware(wanted: Wanted, found: Settings, dialect: Dialect) -> Iterator[tuple[str, list[str]]]:
     """Each setting of the machine itself that differs: in words, and the flags that set it."""
     if wanted.cpus is not None and found.cpus != wanted.cpus:
-        hotplug = [dialect.cpu_hotplug, "on"] if wanted.cpu_hotplug else []
-        yield f"CPUs: {wanted.cpus}", [*hotplug, "--cpus", str(wanted.cpus)]
+        flags = ["--cpus", str(wanted.cpus)]
+        if wanted.cpu_hotplug:
+            # Their number cannot be lowered while they may come and go.
+            flags = [dialect.cpu_hotplug, "off", *flags, dialect.cpu_hotplug, "on"]
+        yield f"CPUs: {wanted.cpus}", flags
     if wanted.memory_mib is not None and found.memory_mib != wanted.memory_mib:
         yield f"memory: {wanted.memory_mib} MiB", ["--memory", str(wanted.memory_mib)]
     if wanted.vram_mib is not None and found.vram_mib != wanted.vram_mib:
