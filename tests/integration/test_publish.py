@@ -141,7 +141,7 @@ def nobody_in_particular(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 @pytest.fixture(scope="session")
 def large() -> bytes:
     """More than two parts of S3, and than two pieces of OCI."""
-    return random.Random(7).randbytes(40 * MIB)
+    return random.Random(7).randbytes(34 * MIB)
 
 
 KINDS = ("folder", "http", "s3", "oci")
