@@ -6,10 +6,12 @@ import base64
 import gzip
 import json
 import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hapx import changes, facts, listeners, membership, reconcile, seed
+from hapx import binding, changes, facts, membership, reconcile, seed
 from hapx.changes import Change, Part
 from hapx.errors import NodeError
 from hapx.seed import File
@@ -160,30 +162,49 @@ def test_nothing_is_written_where_one_file_cannot_be(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "good"]
 
 
-LISTENING = """LISTEN 0 128 0.0.0.0:22 0.0.0.0:* users:(("sshd",pid=1,fd=3))
-LISTEN 0 4096 127.0.0.53%lo:53 0.0.0.0:* users:(("systemd-resolve",pid=2,fd=14))
-LISTEN 0 4096 192.0.2.10:80 0.0.0.0:* users:(("haproxy",pid=3,fd=5))
-LISTEN 0 128 [::1]:9000 [::]:* users:(("other",pid=4,fd=3))
-"""
+@pytest.mark.parametrize(
+    ("bind", "words"),
+    [
+        ("127.0.0.1:{free}", ""),
+        (":{free}", "transparent" if os.geteuid() == 0 else ""),
+        ("[::1]:{free}", "ssl crt /x"),
+        ("127.0.0.1:{held}", ""),
+        ("/run/haproxy/x.sock", ""),
+        ("fd@3", ""),
+        ("name.test:{taken}", ""),
+    ],
+)
+def test_an_address_that_haproxy_gets_is_no_obstacle(bind: str, words: str, ports: dict[str, int]) -> None:
+    assert list(binding.refused(f"frontend a\n    bind {bind.format(**ports)} {words}\n")) == []
 
 
 @pytest.mark.parametrize(
-    ("bind", "found"),
+    ("bind", "said"),
     [
-        ("192.0.2.10:80", []),
-        ("192.0.2.10:22", ["sshd listens on 0.0.0.0:22"]),
-        (":20-23", ["sshd listens on 0.0.0.0:22"]),
-        ("192.0.2.10:53", []),
-        (":53", ["systemd-resolve listens on 127.0.0.53:53"]),
-        ("[::1]:9000", ["other listens on [::1]:9000"]),
-        ("/run/haproxy/x.sock", []),
-        ("fd@3", []),
+        ("127.0.0.1:{taken}", "Address already in use"),
+        ("127.0.0.2:{free},:{taken}", "Address already in use"),
+        ("203.0.113.9:{free}", "Cannot assign requested address"),
     ],
 )
-def test_ports_of_others_are_seen_before_a_reload(bind: str, found: list[str]) -> None:
-    assert [
-        each.partition(f"bind {bind}: ")[2] for each in listeners.taken(f"frontend a\n    bind {bind} ssl\n", LISTENING)
-    ] == found
+def test_an_address_that_haproxy_does_not_get_is_found_before_a_reload(
+    bind: str, said: str, ports: dict[str, int]
+) -> None:
+    (found,) = binding.refused(f"frontend a\n    bind {bind.format(**ports)}\n")
+    assert found.endswith(said)
+
+
+@pytest.fixture
+def ports() -> Iterator[dict[str, int]]:
+    """Ports on 127.0.0.1: one that a program has alone, one that it shares as HAProxy does, one that nobody has."""
+    with socket.socket() as alone, socket.socket() as shares, socket.socket() as nobody:
+        shares.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        for each in (alone, shares, nobody):
+            each.bind(("127.0.0.1", 0))
+        numbers = [each.getsockname()[1] for each in (alone, shares, nobody)]
+        nobody.close()
+        alone.listen()
+        shares.listen()
+        yield dict(zip(("taken", "held", "free"), numbers, strict=True))
 
 
 def corosync(**changes: object) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from hapx import files, listeners
+from hapx import binding, files
 from hapx.errors import NodeError
 from hapx.facts import FACTS, PAYLOAD
 from hapx.programs import run
@@ -116,7 +116,7 @@ def check(planned: Sequence[Change]) -> None:
             if not result.ok:
                 ended = f"exit code {result.returncode}" if result.returncode is not None else "no end"
                 said += [f"{' '.join(_CHECKS[part])}: {ended}", *(f"  {line}" for line in result.said()[-10:])]
-    said += _taken(planned)
+    said += _refused(planned)
     if said:
         raise NodeError(
             "the seed is not right, so nothing was changed",
@@ -125,9 +125,9 @@ def check(planned: Sequence[Change]) -> None:
         )
 
 
-def _taken(planned: Sequence[Change]) -> list[str]:
+def _refused(planned: Sequence[Change]) -> list[str]:
     configuration = next((change.file.data for change in planned if change.file.path == _HAPROXY_CFG), b"")
-    return list(listeners.taken(configuration.decode(errors="replace"), run(listeners.ARGV).stdout))
+    return list(binding.refused(configuration.decode(errors="replace")))
 
 
 def _lay(root: Path, file: File) -> None:
