@@ -13,7 +13,17 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from builder import __version__, cli_cluster, cli_create, cli_diff, cli_machines, cli_seed, cli_spec, interrupts
+from builder import (
+    __version__,
+    cli_cluster,
+    cli_create,
+    cli_diff,
+    cli_machines,
+    cli_publish,
+    cli_seed,
+    cli_spec,
+    interrupts,
+)
 from builder.errors import (
     ExitCode,
     HapxError,
@@ -152,6 +162,9 @@ def doctor(as_json: Json = False) -> None:
 app.command()(cli_create.create)
 app.command()(cli_diff.diff)
 app.command()(cli_seed.seed_iso)
+app.command()(cli_publish.sign)
+app.command()(cli_publish.publish)
+app.command()(cli_publish.report)
 app.add_typer(cli_spec.app)
 app.command("import")(cli_machines.import_)
 app.command()(cli_machines.clone)
