@@ -24,7 +24,12 @@ locals {
 }
 
 build {
-  sources = ["source.null.bootstrap"]
+  sources = [
+    "source.null.bootstrap",
+    "source.qemu.cloud",
+    "source.virtualbox-iso.installer",
+    "source.virtualbox-ovf.derive",
+  ]
 
   # Debian's root file system, by mmdebstrap or from the cache.
   provisioner "shell-local" {
@@ -49,7 +54,28 @@ build {
     ]
   }
 
+  # A machine gets what the scripts need where a root file system has it bound; /run is gone when it is off.
+  provisioner "shell" {
+    except = ["null.bootstrap"]
+    inline = ["mkdir -p /run/hapx"]
+  }
+  provisioner "file" {
+    except      = ["null.bootstrap"]
+    sources     = ["${path.root}/packages.list", "${path.root}/files"]
+    destination = "/run/hapx/"
+  }
+  provisioner "shell" {
+    except           = ["null.bootstrap"]
+    environment_vars = concat(local.environment, ["HAPX_DATA=/run/hapx", "SOURCE_DATE_EPOCH=${var.hapx_epoch}"])
+    scripts          = local.scripts
+  }
+
   post-processors {
+    # Its disk, through the same writer.
+    post-processor "shell-local" {
+      except = ["null.bootstrap"]
+      inline = ["exec ${var.hapx_stage} adopt"]
+    }
     post-processor "artifice" {
       files = ["${var.hapx_output}.ova"]
     }

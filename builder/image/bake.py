@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from builder.errors import (
     Problem,
     UntrustedError,
 )
-from builder.image import attest, inputs, manifest, packer, rootcache, rootfs, template, workplace
+from builder.image import attest, inputs, machine, manifest, packer, rootcache, rootfs, template, workplace
 from builder.image.companions import Companion, beside
 from builder.image.plan import BakePlan, digest, digest_tree, read_packages, read_text
 from builder.image.stages import PLAN_VARIABLE, WAITING
@@ -137,7 +138,10 @@ def prepare(request: BakeRequest) -> Bake:
         asked = given.get("mirror", known.variables["mirror"].default)
         given["mirror"] = inputs.snapshot_of(str(asked), request.snapshot)
     values = {name: variable.default for name, variable in known.variables.items()} | given
-    if problems := inputs.check(values):
+    problems = inputs.check(values)
+    if request.source in machine.MACHINES:
+        problems += machine.check(request.source, values)
+    if problems:
         raise InputError("these variables cannot be used", problems)
     folder = known.folder
     version = str(values["version"] or __version__)
@@ -179,9 +183,13 @@ def prepare(request: BakeRequest) -> Bake:
     key = digest(root_key, digest_tree(folder), request.source, {**values, "version": version, **sizes}, code)
     plan = dataclasses.replace(plan, root_key=root_key, key=key)
     stage = command.format_argv([sys.executable, "-m", "builder.image.stages"])
-    internal = {"hapx_stage": stage, "hapx_output": str(plan.packer_output)}
+    internal: dict[str, object] = {"hapx_stage": stage, "hapx_output": str(plan.packer_output)}
     found = packer.find()
     _require_programs()
+    if request.source in machine.MACHINES:
+        machine.require(request.source)
+        plan = dataclasses.replace(plan, epoch=int(time.time()) if epoch is None else epoch)
+        internal |= machine.variables(plan, values, epoch=plan.epoch or 0)
     return Bake(plan, known, {**given, **internal}, found, request.force, request.keep_work)
 
 
@@ -220,7 +228,8 @@ def bake(job: Bake, reporter: Reporter) -> Outcome:
             return Outcome(job.output, known["ova"]["sha256"], job.output.stat().st_size, unchanged=True)
         stale = kept is not None and mirror_state != kept.mirror_state
         job = dataclasses.replace(job, plan=dataclasses.replace(plan, refresh_root=stale))
-        _require_namespaces()
+        if plan.source not in machine.MACHINES:
+            _require_namespaces()
         work, staging = Path(plan.work), Path(plan.staging)
         workplace.sweep(work.parent)
         workplace.remove(staging)  # of a bake that was killed: its lock is ours now
@@ -271,6 +280,11 @@ def _run(job: Bake, reporter: Reporter, log: TextIO) -> Outcome:
     plan.write(plan_file)
     template.write_var_file(job.values, job.var_file)
     plan.packer_output.parent.symlink_to(plan.staging)
+    if plan.source in machine.MACHINES:
+        machine.write_seed(plan)
+        # A machine's packages come from its own mirror, at a time of its own: no state of it is known here.
+        plan.facts("root").write_text(json.dumps({"mirror_state": "", "epoch": plan.epoch}) + "\n")
+        reporter.begin("machine", title=f"Packer: {plan.source}")
     failure: HapxError | None = None
 
     def watch(event: packer.Event) -> None:
@@ -375,7 +389,12 @@ def _changes(job: Bake, mirror_state: str | None) -> str:
 
 
 def _root_state(plan: BakePlan, reporter: Reporter) -> tuple[rootcache.RootState | None, str | None]:
-    """The root that is in the cache, and the mirror's state now: the root's own, where the mirror does not answer."""
+    """The root that is in the cache, and the mirror's state now: the root's own, where the mirror does not answer.
+
+    A bake in a virtual machine has no such root, and its mirror no state that would be known.
+    """
+    if plan.source in machine.MACHINES:
+        return None, ""
 
     def waiting() -> None:
         reporter.note(WAITING)

@@ -36,7 +36,7 @@ TAIL_LINES = 15
 
 _VERSION = re.compile(r"^Packer v(\d+)\.(\d+)\.(\d+)", re.MULTILINE)
 _MACHINE = re.compile(r"\d+,([^,]*),([a-z-]+)(?:,(.*))?", re.DOTALL)
-_PREFIX = re.compile(r"(==>|   ) ([^\s:]+):(?: (.*))?")
+_PREFIX = re.compile(r"(==>|   ) ([^\s:]+)(?: \([\w-]+\))?:(?: (.*))?")  # (of a post-processor)
 _EXIT_STATUS = re.compile(r"non-zero exit status: (\d+)")
 # What Packer says around every failure, in other words than the error itself.
 _CHATTER = re.compile(

@@ -89,6 +89,15 @@ def disk(plan: BakePlan, reporter: Reporter) -> None:
         disks.build(plan, epoch=_facts(plan, "root")["epoch"], on_line=log)
 
 
+def adopt(plan: BakePlan, reporter: Reporter) -> None:
+    """The disk of a virtual machine that has been provisioned and switched off, packaged."""
+    from builder.image import machine
+
+    with reporter.stage("adopt", title="Take the machine's disk"):
+        machine.adopt(plan)
+    package(plan, reporter)
+
+
 def package(plan: BakePlan, reporter: Reporter) -> None:
     """VMDK, OVF and OVA, from the disk, in one pass."""
     from builder.image import ova, ovf
@@ -137,7 +146,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(plan: BakePlan, arguments: list[str]) -> None:
     reporter = StageReporter()
-    stages: dict[str, Callable[[BakePlan, Reporter], None]] = {"root": root, "disk": disk, "package": package}
+    stages: dict[str, Callable[[BakePlan, Reporter], None]] = {
+        "root": root,
+        "disk": disk,
+        "package": package,
+        "adopt": adopt,
+    }
     match arguments:
         case ["provision", script]:
             provision(plan, reporter, Path(script))

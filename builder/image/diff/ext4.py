@@ -95,6 +95,16 @@ class FileSystem:
                 inside = [(f"{path.rstrip('/')}/{name}", each) for name, each in self.names(inode)]
                 pending.extend(reversed(inside))
 
+    def find(self, path: str) -> Inode:
+        """The inode at a path from the root, links not followed; raises InputError where there is none."""
+        inode = self.inode(ROOT_INODE)
+        for part in path.strip("/").split("/"):
+            number = dict(self.names(inode)).get(part) if stat.S_ISDIR(inode.mode) else None
+            if number is None:
+                raise InputError(f"/{path.strip('/')}: not there")
+            inode = self.inode(number)
+        return inode
+
     def inode(self, number: int) -> Inode:
         """The inode of that number."""
         if not 0 < number <= self._inodes:

@@ -1,0 +1,153 @@
+"""Bakes in a virtual machine: what its source needs, what it is told at its first boot, and its disk when it is off.
+
+Packer boots it and runs the provisioning scripts over SSH. Its door opens to one key, made for this bake, which the
+machine forgets (scripts/90-generalise.sh) and which goes away with the work folder.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder import command
+from builder.acceleration import detect
+from builder.errors import InputError, MissingError, Problem
+from builder.image.diff import disks
+from builder.image.diff.ext4 import FileSystem
+from builder.image.plan import BakePlan
+
+STATUS = "var/lib/dpkg/status"
+KEY_SECONDS = 30.0
+_CHECKSUM = re.compile(r"(md5:[0-9a-f]{32}|sha1:[0-9a-f]{40}|sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}|file:\S+)", re.I)
+# What machines that are not for people are told by cloud-init: the image's sshd keeps root out, this one does not yet.
+_DOOR = "/etc/ssh/sshd_config.d/00-hapx-bake.conf"
+_USER_DATA = """#cloud-config
+disable_root: false
+ssh_pwauth: false
+users:
+  - name: root
+    ssh_authorized_keys:
+      - {key}
+write_files:
+  - path: {door}
+    content: |
+      PermitRootLogin prohibit-password
+"""
+_META_DATA = "instance-id: hapx-bake-{name}\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a source that is a virtual machine needs: the variable that says what it boots, programs and packages."""
+
+    base: str
+    programs: Mapping[str, str]
+
+
+_CD = {"xorriso": "xorriso", "ssh-keygen": "openssh-client"}
+_VIRTUALBOX = {"VBoxManage": "virtualbox", **_CD}
+MACHINES = {
+    "qemu.cloud": Machine("base_image", {"qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils", **_CD}),
+    "virtualbox-iso.installer": Machine("installer_iso", _VIRTUALBOX),
+    "virtualbox-ovf.derive": Machine("base_ova", _VIRTUALBOX),
+}
+
+
+def check(source: str, values: Mapping[str, object]) -> list[Problem]:
+    """What a machine's source lacks: what it boots, and the checksum that says it is what was meant."""
+    machine = MACHINES[source]
+    base, checksum = str(values.get(machine.base, "")), str(values.get("base_checksum", ""))
+    problems = []
+    if not base:
+        problems.append(Problem(f"variable {machine.base}", f"{source} needs it", f"--var {machine.base}=PATH"))
+    elif (local := "://" not in base) and not Path(base).is_file():
+        problems.append(Problem(f"variable {machine.base}", f"{base}: no such file", "a path or, of an image, a URL"))
+    elif machine.base == "base_ova" and not local:
+        problems.append(Problem("variable base_ova", f"{base}: not a path", "download it first"))
+    if not _CHECKSUM.fullmatch(checksum):
+        said = f"{checksum!r} is not a checksum" if checksum else f"{source} needs it: an unknown disk is not booted"
+        problems.append(Problem("variable base_checksum", said, "sha256:HEX, or file:URL of a list of checksums"))
+    return problems
+
+
+def require(source: str) -> None:
+    """Raise MissingError where a program that this source needs is not installed."""
+    lacking = {name: package for name, package in MACHINES[source].programs.items() if command.which(name) is None}
+    if lacking:
+        packages = " ".join(dict.fromkeys(lacking.values()))
+        hint = f"sudo apt-get install {packages}"
+        if "VBoxManage" in lacking:
+            hint += " (Debian has VirtualBox in sid only; Oracle's packages do as well)"
+        raise MissingError(f"not installed here: {', '.join(lacking)} (for {source})", hint=hint)
+
+
+def folders(plan: BakePlan) -> tuple[Path, Path]:
+    """Where the seed is, and where Packer leaves the machine's disk: it makes that folder itself."""
+    work = Path(plan.work)
+    return work / "seed", work / f"machine-{work.name}"
+
+
+def variables(plan: BakePlan, values: Mapping[str, object], *, epoch: int) -> dict[str, object]:
+    """The variables of the template that are this bake's own; paths are absolute, as Packer runs elsewhere."""
+    seed, machine = folders(plan)
+    name = MACHINES[plan.source].base
+    base = str(values[name])
+    return {
+        name: base if "://" in base else str(Path(base).absolute()),
+        "hapx_seed": str(seed),
+        "hapx_machine": str(machine),
+        "hapx_accelerator": str(detect().accelerator),
+        "hapx_epoch": str(epoch),
+    }
+
+
+def write_seed(plan: BakePlan) -> None:
+    """A key of this bake's own, and what lets it in: for cloud-init, and for Debian's installer."""
+    seed, _ = folders(plan)
+    seed.mkdir(mode=0o700)
+    argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "hapx-bake", "-f", str(seed / "key")]
+    command.run(argv, timeout=KEY_SECONDS)
+    key = (seed / "key.pub").read_text().strip()
+    (seed / "user-data").write_text(_USER_DATA.format(key=key, door=_DOOR))
+    (seed / "meta-data").write_text(_META_DATA.format(name=Path(plan.work).name))
+    preseed = Path(plan.template, "installer", "preseed.cfg")
+    (seed / "preseed.cfg").write_text(preseed.read_text().replace("@RELEASE@", plan.release))
+
+
+def adopt(plan: BakePlan) -> None:
+    """The machine's disk becomes the plan's, and what dpkg says of it goes where the manifest looks for it.
+
+    Raises InputError where the machine left no disk, or one without a Debian on an ext4.
+    """
+    _, folder = folders(plan)
+    raw, exported = folder / "machine.raw", folder / "machine.ova"
+    if raw.is_file():
+        raw.rename(plan.disk)
+    elif exported.is_file():
+        with tarfile.open(exported, "r:") as archive, exported.open("rb") as file, plan.disk.open("w+b") as disk:
+            found = [member for member in archive if member.name.endswith(".vmdk")]
+            if len(found) != 1:
+                raise InputError(f"{exported.name}: {len(found)} disks in this machine", hint="it has to have one")
+            disks.inflate(file, found[0], disk)
+        exported.unlink()
+    else:
+        raise InputError(f"{folder}: the machine left no disk there", hint="the log says what Packer did")
+    status = plan.root / STATUS
+    status.parent.mkdir(parents=True)
+    status.write_bytes(_status(plan.disk))
+
+
+def _status(disk: Path) -> bytes:
+    """dpkg's list of a disk's packages."""
+    with disk.open("rb") as file:
+        for partition in disks.partitions(file):
+            try:
+                system = FileSystem(file, partition.start)
+                inode = system.find(STATUS)
+            except InputError:
+                continue
+            return b"".join(system.chunks(inode))
+    raise InputError("the machine's disk has no Debian on an ext4 in a GPT", hint="start from another base")
