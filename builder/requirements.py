@@ -207,11 +207,13 @@ REQUIREMENTS = (
         "goes by Packer's name on other systems, and must not pass for it",
         version_flags=(),
     ),
+    Requirement("ip", "iproute2", _TEST, "makes the networks of the tests' clusters", version_flags=("-Version",)),
+    Requirement("curl", "curl", _TEST, "asks the tests' clusters"),
     Requirement(
         "systemd-nspawn",
         "systemd-container",
         _TEST,
-        "runs a node's user space without a virtual machine",
+        "runs nodes, and clusters of them, without virtual machines",
         version_pattern=r"systemd (\d+(?:\.\d+)*)",
     ),
 )
