@@ -151,11 +151,11 @@ def site(baked: Path, tmp_path_factory: pytest.TempPathFactory, pytestconfig: py
     artifacts.mkdir(parents=True, exist_ok=True)
     with worlds.create(tmp_path_factory.mktemp("w")) as world:
         world.ip(
-            "link add public type bridge forward_delay 0",
-            "link add link type bridge forward_delay 0",
+            "link add name public type bridge forward_delay 0",
+            "link add name link type bridge forward_delay 0",
             f"address add {GATEWAY}/24 dev public",
-            "link set public up",
-            "link set link up",
+            "link set dev public up",
+            "link set dev link up",
         )
         backends = Backends(world, SERVERS)
         client = Client(world, VIP)
