@@ -127,12 +127,15 @@ def test_import(lab: Lab, small_ova: Path, step: str, how: str) -> None:
     cut = lab.run("import", small_ova, step=step, how=how)
     assert cut.returncode == (130 if how == "ctrl-c" else -9)
     settled(lab)
-    if how == "ctrl-c":
+    # The last step may be done before VBoxManage hears of Ctrl-C: then the base is complete, else there is none.
+    complete = step == "snapshot" and lab.names() == ["small"] and "SnapshotName" in lab.machine("small")
+    if how == "ctrl-c" and not complete:
         assert lab.names() == []
         assert lab.files() == []
+    if how == "after":
+        assert complete
 
-    # Only after its very last step there is nothing left to do.
-    assert lab.done("import", small_ova)["changed"] is ((step, how) != ("snapshot", "after"))
+    assert lab.done("import", small_ova)["changed"] is not complete
     assert lab.names() == ["small"]
     assert lab.machine("small")["SnapshotName"] == "base"
     assert lab.files() == ["hapx/bases/small/Snapshots/{}.vmdk", *lab.files()[1:]]

@@ -23,7 +23,7 @@ SNAPSHOT = "base"
 """The snapshot of a base that clones are made from; taken last, so a base without it is half-made."""
 SERIAL = "console.log"
 THREADS = 4
-SETTLE = 3.0
+SETTLE = 5.0
 """Seconds in which VirtualBox's daemon may still begin what a VBoxManage that was ended had asked for."""
 
 
@@ -50,8 +50,13 @@ class VirtualBox:
     def bases(self) -> Sequence[Base]:
         """See `Hypervisor`."""
         uuids = [uuid for name, uuid in self._manage.machines() if not mark.is_ours(uuid, name)]
-        found = (mark.read_base(each.description) for each in self._all(uuids) if SNAPSHOT in each.snapshots)
-        return [base for base in found if base is not None]
+        found = [
+            (base, each)
+            for each in self._all(uuids)
+            if SNAPSHOT in each.snapshots and (base := mark.read_base(each.description)) and base.name == each.name
+        ]
+        self._sources.update({base.name: each for base, each in found})
+        return [base for base, _ in found]
 
     def import_base(self, ova: Path, base: Base, *, on_progress: Progress | None = None) -> bool:
         """See `Hypervisor`. Only its start and its end are told of: VBoxManage does not say how far it is."""
@@ -99,7 +104,7 @@ class VirtualBox:
 
     def machines(self, cluster: str | None = None) -> Sequence[Found]:
         """See `Hypervisor`."""
-        ours = [uuid for name, uuid in self._manage.machines() if mark.is_ours(uuid, name)]
+        ours = [uuid for name, uuid in self._manage.machines_lately(look=True) if mark.is_ours(uuid, name)]
         found = [_found(settings) for settings in self._all(ours)]
         return [each for each in found if cluster is None or each.cluster == cluster]
 
@@ -107,7 +112,7 @@ class VirtualBox:
         """See `Hypervisor`."""
         # What can be wrong with the input is found before anything is made.
         plan.plugs(machine.nics, {nic.network: ("hostonly", "") for nic in machine.nics})
-        found = self.own(machine.name)
+        found = self.own(machine.name, fresh=False)
         if found is not None and _is_untouched(found) and mark.read_base(found.description) != machine.base:
             # A clone of another base that was never made into anything.
             self._unregister(found)
@@ -128,6 +133,7 @@ class VirtualBox:
         with self.undone(uuid, self._expected(source, group, machine.name)):
             with self._cloning:
                 fresh = self.clone(source, machine.name, uuid, group, linked=machine.linked)
+            self._manage.note(machine.name, uuid)
             self._converge(machine, fresh, host_only, {})
         kind = "linked clone" if machine.linked else "full clone"
         return Converged(machine.name, True, (f"{kind} of {machine.base.name}",))
@@ -365,7 +371,9 @@ class VirtualBox:
 
     def _source(self, base: Base) -> Settings:
         """The settings of a base; raises InputError where it is not there."""
-        if base.name not in self._sources:
+        known = self._sources.get(base.name)
+        if known is None or mark.read_base(known.description) != base:
+            self._sources.pop(base.name, None)
             for found in self._named(base.name):
                 if mark.read_base(found.description) == base and SNAPSHOT in found.snapshots:
                     self._sources[base.name] = found
@@ -384,9 +392,10 @@ class VirtualBox:
             found = pool.map(self._manage.settings, uuids)
         return [settings for settings in found if settings is not None]
 
-    def own(self, name: str) -> Settings | None:
+    def own(self, name: str, *, fresh: bool = True) -> Settings | None:
         """Our machine of that name, None where there is none of that name; InputError where it is somebody else's."""
-        uuids = [uuid for each, uuid in self._manage.machines() if each == name]
+        listed = self._manage.machines() if fresh else self._manage.machines_lately()
+        uuids = [uuid for each, uuid in listed if each == name]
         if len(uuids) > 1 or not all(mark.is_ours(uuid, name) for uuid in uuids):
             raise self._in_the_way(name)
         return self._manage.settings(uuids[0]) if uuids else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from functools import cached_property
@@ -22,6 +23,8 @@ LONG = 4 * 3600.0
 LOCKED = 20.0
 """Seconds to wait for a machine that another VBoxManage, or one that was killed, is not done with."""
 POLL = 0.3
+MOMENT = 2.0
+"""Seconds for which a list of machines will do to see whether a name is free: while ten nodes are cloned, say."""
 
 HINT = "VirtualBox 6.1 or later; or libvirt, with host: qemu:///system in the spec"
 
@@ -31,6 +34,8 @@ class Manage:
 
     def __init__(self, place: Here | Ssh) -> None:
         self.place = place
+        self._lock = threading.Lock()
+        self._listed: tuple[float, list[tuple[str, str]]] = (-MOMENT, [])
 
     @property
     def where(self) -> str:
@@ -87,6 +92,20 @@ class Manage:
     def machines(self) -> list[tuple[str, str]]:
         """Name and UUID of every machine; names need not differ."""
         return reading.machines(self.run("list", "vms").stdout)
+
+    def machines_lately(self, *, look: bool = False) -> list[tuple[str, str]]:
+        """`machines` as they were when this was last asked, where that is not longer ago than a moment; else, or to
+        `look`, as they are.
+        """
+        with self._lock:
+            if look or time.monotonic() - self._listed[0] > MOMENT:
+                self._listed = (time.monotonic(), self.machines())
+            return list(self._listed[1])
+
+    def note(self, name: str, uuid: str) -> None:
+        """A machine was made here: it is on the list from now on."""
+        with self._lock:
+            self._listed[1].append((name, uuid))
 
     def settings(self, machine: str) -> Settings | None:
         """A machine's settings by its UUID, or its name where that is one machine's only; None where there is none."""
