@@ -131,10 +131,10 @@ source "virtualbox-ovf" "derive" {
     ["modifyvm", "{{.Name}}", "--cpus", var.cpus],
     ["modifyvm", "{{.Name}}", "--memory", var.memory_mib],
     ["modifyvm", "{{.Name}}", "--nic1", "nat"],
+    # cd_files would go to a controller named "IDE Controller", which few OVAs have.
+    ["storagectl", "{{.Name}}", "--name", "seed", "--add", "virtio"],
+    ["storageattach", "{{.Name}}", "--storagectl", "seed", "--port", "0", "--device", "0", "--type", "dvddrive", "--medium", "${var.hapx_seed}/seed.iso"],
   ]
-
-  cd_files = ["${var.hapx_seed}/user-data", "${var.hapx_seed}/meta-data"]
-  cd_label = "cidata"
 
   ssh_username         = "root"
   ssh_private_key_file = "${var.hapx_seed}/key"

@@ -20,7 +20,7 @@ from builder.image.diff.ext4 import FileSystem
 from builder.image.plan import BakePlan
 
 STATUS = "var/lib/dpkg/status"
-KEY_SECONDS = 30.0
+TOOL_SECONDS = 30.0
 _CHECKSUM = re.compile(r"(md5:[0-9a-f]{32}|sha1:[0-9a-f]{40}|sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}|file:\S+)", re.I)
 # What machines that are not for people are told by cloud-init: the image's sshd keeps root out, this one does not yet.
 _DOOR = "/etc/ssh/sshd_config.d/00-hapx-bake.conf"
@@ -109,10 +109,12 @@ def write_seed(plan: BakePlan) -> None:
     seed, _ = folders(plan)
     seed.mkdir(mode=0o700)
     argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "hapx-bake", "-f", str(seed / "key")]
-    command.run(argv, timeout=KEY_SECONDS)
+    command.run(argv, timeout=TOOL_SECONDS)
     key = (seed / "key.pub").read_text().strip()
     (seed / "user-data").write_text(_USER_DATA.format(key=key, door=_DOOR))
     (seed / "meta-data").write_text(_META_DATA.format(name=Path(plan.work).name))
+    disc = ["xorriso", "-as", "mkisofs", "-quiet", "-V", "cidata", "-J", "-R", "-o", str(seed / "seed.iso")]
+    command.run([*disc, str(seed / "user-data"), str(seed / "meta-data")], timeout=TOOL_SECONDS)
     preseed = Path(plan.template, "installer", "preseed.cfg")
     (seed / "preseed.cfg").write_text(preseed.read_text().replace("@RELEASE@", plan.release))
 
