@@ -313,6 +313,7 @@ class TestErrors:
             ("import x", "VBoxManage: error: VERR_DISK_FULL", NoSpaceError, "no space left"),
             ("modifyvm x", "The machine 'x' is already locked for a session", BusyError, "in use by another program"),
             ("showvminfo x", "VBoxManage: error: The object is not ready", BusyError, "in use by another program"),
+            ("list vms", "VBoxManage: error: Failed to create the VirtualBox object!", BusyError, "does not answer"),
             ("modifyvm x", "VBoxManage: error: Invalid RAM size", CommandError, "Invalid RAM size"),
         ],
     )

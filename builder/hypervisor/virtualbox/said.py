@@ -62,6 +62,13 @@ _CASES = (
         "free some space, or choose another folder for machines in VirtualBox's settings",
     ),
     _Case(
+        # It ends a few seconds after its last client, and one that comes just then may not reach it.
+        r"Failed to create the VirtualBox object|VirtualBox COM server is not running",
+        BusyError,
+        "{where}: VirtualBox's daemon, VBoxSVC, does not answer",
+        "see whether VBoxManage list vms works there",
+    ),
+    _Case(
         # The last while another thread or program makes, clones or removes the machine.
         r"already locked (for|by) a session|VBOX_E_INVALID_OBJECT_STATE|while it is locked|The object is not ready",
         BusyError,
