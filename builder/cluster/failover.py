@@ -18,8 +18,8 @@ from builder.spec.model import Node
 
 MOVE_SECONDS = 90.0
 SETTLE_SECONDS = 1.0
-ASK_SECONDS = 30.0
-POLL_SECONDS = 0.5
+ASK_SECONDS = 60.0
+POLL_SECONDS = 1.0
 
 # On the node: the constraint that moves a VIP goes again whatever happens to whoever asked for it; should the node
 # itself be lost meanwhile, it expires. crm_resource(8).

@@ -14,7 +14,7 @@ from builder.hypervisor import Found, Hypervisor, State
 from builder.machines import Fleet
 from builder.spec.model import Node
 
-ASK_SECONDS = 20.0
+ASK_SECONDS = 60.0
 ABSENT = "absent"
 UNREACHABLE = "unreachable"
 

@@ -15,8 +15,9 @@ from builder.machines import Fleet
 from builder.progress import Reporter
 from builder.spec.model import Node
 
-ASK_SECONDS = 30.0
+ASK_SECONDS = 90.0
 POLL_SECONDS = 1.0
+MOST_SECONDS = 20.0
 CONSOLE_LINES = 12
 RESTARTS = 2
 
@@ -36,6 +37,7 @@ class Waiting:
         """The nodes' answers once all is well, and where a generation is given, once all of them have that one."""
         nodes = self._fleet.cluster.nodes
         while True:
+            began = time.monotonic()
             answers = self._crew.each(nodes, self._ask)
             lacks = {answer.node: lacking(self._fleet, answer, generation) for answer in answers}
             self._tell(answers, lacks)
@@ -43,7 +45,9 @@ class Waiting:
                 return answers
             if time.monotonic() > self._deadline:
                 raise self._error(answers, lacks)
-            time.sleep(POLL_SECONDS)
+            # A node that is slow to answer is busy, and not to be kept from what it is waited for: Pacemaker resets a
+            # node whose parts do not answer it in time.
+            time.sleep(max(POLL_SECONDS, min(2 * (time.monotonic() - began), MOST_SECONDS)))
 
     def _ask(self, node: Node) -> Answer:
         answer = contact.ask_health(self._fleet, node, timeout=ASK_SECONDS)
