@@ -29,7 +29,7 @@ def ask(virsh: Virsh, name: str, argv: Sequence[str], *, timeout: float) -> str 
     """
     deadline = time.monotonic() + timeout
     # What nobody waits for any more must not go on: asked again and again, a busy node would only get busier.
-    call = {"path": "/usr/bin/timeout", "arg": [f"{timeout:.0f}", *argv], "capture-output": True}
+    call = {"path": "/usr/bin/timeout", "arg": [f"{max(timeout, 1):.0f}", *argv], "capture-output": True}
     started = _call(virsh, name, "guest-exec", call, deadline)
     if started is None:
         return None
