@@ -151,7 +151,8 @@ class Notes(Reporter):
 
 
 @pytest.fixture
-def played(monkeypatch: pytest.MonkeyPatch) -> Played:
+def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
+    monkeypatch.chdir(tmp_path)  # CDs go to dist/ there
     host = Played(imported=[BASE])
     monkeypatch.setattr("builder.hypervisor.choose.hypervisor", lambda _: host)
     monkeypatch.setattr(waiting, "POLL_SECONDS", 0.01)
@@ -162,8 +163,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Played:
 
 
 @pytest.fixture
-def fleet(played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fleet:
-    monkeypatch.chdir(tmp_path)
+def fleet(played: Played, tmp_path: Path) -> Fleet:
     return write(played, tmp_path)
 
 
