@@ -188,6 +188,8 @@ REQUIREMENTS = (
     Requirement("bsdtar", "libarchive-tools", _TEST, "reads back the ISOs we write"),
     Requirement("7z", "p7zip-full", _TEST, "reads back the ISOs we write", version_flags=("--help",)),
     Requirement("ssh-keygen", "openssh-client", _TEST, "makes keys for the tests", version_flags=()),
+    Requirement("help2man", "help2man", _TEST, "makes the man pages"),
+    Requirement("groff", "groff", _TEST, "reads back the man pages"),
     Requirement("sshd", "openssh-server", _TEST, "is another host for the tests", version_flags=()),
     Requirement("xorriso", "xorriso", _TEST, "reads back the ISOs we write", version_flags=("-version",)),
     Requirement("isoinfo", "genisoimage", _TEST, "reads back the ISOs we write", version_flags=("-version",)),

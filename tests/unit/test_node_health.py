@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hapx import clock, corosync, crm, facts, haproxy, health, present
+from hapx import cli, clock, corosync, crm, facts, haproxy, health, present
 from hapx.errors import ExitCode, NodeError
 from hapx.health import Haproxy, Report, Seen, State
 
@@ -184,3 +185,19 @@ def test_what_is_no_xml_of_crm_mon_is_said(text: str) -> None:
 def test_facts_that_are_none_are_said(text: str) -> None:
     with pytest.raises(NodeError, match=r"cluster\.json: not what a seed has there"):
         facts.parse(text, "cluster.json")
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "601", "soon"])
+def test_a_time_limit_is_a_number_of_seconds(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["health", "--timeout", given]) == ExitCode.USAGE
+    assert "--timeout" in capsys.readouterr().err
+
+
+def test_what_hangs_is_waited_for_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for programs: one that sleeps in place of each."""
+    sleeping = ("sleep", "60")
+    monkeypatch.setattr(crm, "ARGV", sleeping)
+    began = time.monotonic()
+    seen = health.see(KNOWN, 0.5)
+    assert seen.status is None
+    assert 0.5 <= time.monotonic() - began < 10

@@ -59,6 +59,12 @@ def _parser() -> _Parser:
 
     health = add("health", _health, "How the cluster is, and what to do about it.")
     health.add_argument("--json", action="store_true", help="for programs")
+    health.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help="how long what is asked may take until it counts as dead (4)",
+    )
 
     reconcile = add("reconcile", _reconcile, "Make node and cluster what the seed says.")
     source = reconcile.add_mutually_exclusive_group()
@@ -77,10 +83,17 @@ def _parser() -> _Parser:
     return parser
 
 
+def _seconds(text: str) -> float:
+    """A time limit; raises ValueError, of which argparse makes a message."""
+    if not 0 < (seconds := float(text)) <= 600:
+        raise ValueError
+    return seconds
+
+
 def _health(options: argparse.Namespace) -> int:
     from hapx import facts, health, present
 
-    report = health.look(facts.load())
+    report = health.look(facts.load(), seconds=options.timeout or health.SECONDS)
     if options.json:
         _say(json.dumps(report.as_data(), indent=2))
     else:

@@ -20,7 +20,8 @@ from hapx.facts import Facts
 from hapx.haproxy import Backend
 from hapx.programs import Result, Running
 
-# All programs together. Each takes a hundredth of it; one that hangs (a stopped daemon) is ended, and counts as dead.
+# All programs together, unless the caller gives more. Each takes a hundredth of it; one that hangs (a stopped daemon)
+# is ended, and counts as dead. Where the processor is emulated, each takes seconds.
 SECONDS = 4.0
 # An offset of that many seconds is no longer a clock at its work.
 _MAX_OFFSET = 1.0
@@ -138,18 +139,21 @@ class Report:
         return asdict(self)
 
 
-def look(known: Facts) -> Report:
-    """Ask everything there is to ask on this node, and judge it; raises CannotTellError where it is none of them."""
+def look(known: Facts, *, seconds: float = SECONDS) -> Report:
+    """Ask everything there is to ask on this node, for so long, and judge it.
+
+    Raises CannotTellError where it is none of the cluster's nodes.
+    """
     name = facts.own_name()
     if all(node.name != name for node in known.nodes):
         names = ", ".join(node.name for node in known.nodes)
         raise CannotTellError(f"this is {name}, and the cluster's nodes are {names}", hint="see: hostnamectl")
-    return judge(known, name, see(known))
+    return judge(known, name, see(known, seconds))
 
 
-def see(known: Facts) -> Seen:
-    """What this node's programs say, all asked at the same time."""
-    deadline = time.monotonic() + SECONDS
+def see(known: Facts, seconds: float) -> Seen:
+    """What this node's programs say within so many seconds, all asked at the same time."""
+    deadline = time.monotonic() + seconds
     asked = {
         argv: Running(argv)
         for argv in (
