@@ -189,6 +189,7 @@ REQUIREMENTS = (
     Requirement("7z", "p7zip-full", _TEST, "reads back the ISOs we write", version_flags=("--help",)),
     Requirement("ssh-keygen", "openssh-client", _TEST, "makes keys for the tests", version_flags=()),
     Requirement("help2man", "help2man", _TEST, "makes the man pages"),
+    Requirement("xmllint", "libxml2-utils", _TEST, "holds libvirt's definitions against its schemas"),
     Requirement("groff", "groff", _TEST, "reads back the man pages"),
     Requirement("sshd", "openssh-server", _TEST, "is another host for the tests", version_flags=()),
     Requirement("xorriso", "xorriso", _TEST, "reads back the ISOs we write", version_flags=("-version",)),
