@@ -8,7 +8,7 @@ SCRIPTS = $(shell grep -rIlE --exclude='*.py' --exclude='*.j2' '^\#! ?(/usr)?/bi
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help image test test-fast lint docs bench clean
+.PHONY: help image test test-fast test-vms lint docs bench clean
 
 help: ## Show this
 	@echo "Usage: make TARGET [ARGS='...']"
@@ -29,7 +29,11 @@ test: ## Run lint and every test, with coverage (ARGS are pytest's)
 
 test-fast: ## Run the tests that take no bake and no boot: under 3 minutes
 	@.ci/prepare test test
-	$(PYTHON) -m pytest -m "not slow" $(ARGS)
+	$(PYTHON) -m pytest -m "not slow and not vms" $(ARGS)
+
+test-vms: ## Run the whole cluster in virtual machines: half an hour without hardware virtualisation
+	@.ci/prepare test test
+	$(PYTHON) -m pytest -m vms tests/e2e/test_up.py $(ARGS)
 
 lint: ## Check style, types and shell scripts
 	@.ci/prepare lint test

@@ -4,6 +4,7 @@
 set -eu
 
 # A name with a release in brackets is for that release alone.
+# shellcheck source=/dev/null
 release=$(. /etc/os-release && echo "$VERSION_CODENAME")
 wanted="$(sed -e 's/#.*//' -e "s/\\[$release\\]//" -e '/\[/d' "$HAPX_DATA/packages.list") $HAPX_EXTRA_PACKAGES"
 missing=

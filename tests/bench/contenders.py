@@ -76,7 +76,7 @@ class Ours(Contender):
 
 # What the guide pipes into `crm configure`, as the CIB that comes of it; its agent is downloaded, so this stands in: it
 # starts HAProxy itself, not through systemd, and asks whether the process is there.
-_GUIDE_CIB = f"""
+GUIDE_CIB = f"""
 <configuration>
   <crm_config><cluster_property_set id="cib-bootstrap-options">
     <nvpair id="stonith" name="stonith-enabled" value="no"/>
@@ -102,7 +102,7 @@ _GUIDE_CIB = f"""
   </constraints>
 </configuration>
 """
-_GUIDE_AGENT = """#!/bin/sh
+GUIDE_AGENT = """#!/bin/sh
 pidfile=/run/haproxy-guide.pid
 running() { [ -e $pidfile ] && kill -0 $(cat $pidfile) 2>/dev/null; }
 case $1 in
@@ -140,7 +140,7 @@ class Guide(Contender):
 
     def configure(self, cluster: Lab) -> None:
         for node in cluster.running:
-            node.run("sh", "-c", "cat >/usr/lib/ocf/resource.d/heartbeat/haproxy", input=_GUIDE_AGENT)
+            node.run("sh", "-c", "cat >/usr/lib/ocf/resource.d/heartbeat/haproxy", input=GUIDE_AGENT)
             node.run("chmod", "0755", "/usr/lib/ocf/resource.d/heartbeat/haproxy")
             # What would put our own configuration back at the next boot.
             node.run("systemctl", "mask", "hapx-reconcile.service", "hapx-cib.service")
@@ -153,7 +153,7 @@ class Guide(Contender):
         for node in cluster.running:
             node.run("systemctl", "stop", "haproxy")
         nodes = ET.tostring(cluster.cib(first).find("configuration/nodes"), encoding="unicode")  # type: ignore[arg-type]
-        text = _GUIDE_CIB.replace("<nodes/>", nodes)
+        text = GUIDE_CIB.replace("<nodes/>", nodes)
         first.run("cibadmin", "--replace", "--scope", "configuration", "--xml-pipe", input=text)
         first.run("crm_resource", "--refresh", check=False)
 

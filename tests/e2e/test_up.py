@@ -28,7 +28,7 @@ from tests.cluster.world import World
 from tests.e2e import hosts
 from tests.e2e.hosts import Host
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.vms]
 
 # Addresses of examples (RFC 5737).
 VIP = "192.0.2.10"
@@ -201,7 +201,8 @@ def test_up_again_has_nothing_to_do(up: Site) -> None:
     began = time.monotonic()
     again = up.told("up")
     assert (again["changed"], again["later"]) == ({}, {})
-    assert time.monotonic() - began < 30
+    # It asks both nodes how they are, which takes an emulated one longest.
+    assert time.monotonic() - began < SETTLE_SECONDS
 
 
 def test_status_says_all_of_it(up: Site) -> None:

@@ -92,7 +92,7 @@ def checkout(tmp_path: Path) -> Checkout:
 def test_help_names_every_target(checkout: Checkout, argv: tuple[str, ...]) -> None:
     result = checkout.run(*argv)
     shown = re.findall(r"^  ([a-z-]+)  +\S", result.stdout, re.MULTILINE)
-    assert shown == ["help", "image", "test", "test-fast", "lint", "bench", "clean"]
+    assert shown == ["help", "image", "test", "test-fast", "test-vms", "lint", "docs", "bench", "clean"]
     assert checkout.asked() == []
 
 
