@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from builder import __version__, command, doctor, errors, interrupts, requirements, resources
+from builder.epoch import source_date_epoch
 from builder.errors import (
     CommandError,
     HapxError,
@@ -147,11 +147,11 @@ def prepare(request: BakeRequest) -> Bake:
     version = str(values["version"] or __version__)
     release, arch = str(values["release"]), str(values["arch"])
     name = "-".join(["hapx", version, *([release] if release != "trixie" else []), arch])
-    output = _output_path(request.output, name)
-    _check_output(output)
+    output = workplace.output_path(request.output, name)
+    workplace.check_output(output)
     extra = values["extra_packages"]
     packages = [*read_packages(folder / "packages.list", release), *(extra if isinstance(extra, list) else [])]
-    epoch = _source_date_epoch()
+    epoch = source_date_epoch()
     mirror = str(values["mirror"])
     code = {name: Path(__file__).with_name(f"{name}.py").read_text() for name in SHAPING}
     excludes = read_text(folder / EXCLUDES)
@@ -421,37 +421,3 @@ def _error(data: Mapping[str, Any], log: Path) -> HapxError:
         error = kind(str(data["message"]), hint=str(data["hint"]))
     error.details = (*map(str, data["details"]), f"log: {log}")
     return error
-
-
-def _output_path(asked: Path | None, name: str) -> Path:
-    """Where the OVA goes: a file where the name ends in .ova, else a folder; dist/ by default."""
-    if asked is not None and asked.suffix == ".ova":
-        return asked.absolute()
-    return (asked or Path("dist")).absolute() / f"{name}.ova"
-
-
-def _check_output(output: Path) -> None:
-    """Raise InputError where the OVA, and what goes beside it, could not be put there in the end."""
-    hint = "--output takes a folder, or a file.ova"
-    if output.is_dir():
-        raise InputError(f"{output}: this is a folder", hint=hint)
-    folder = next(parent for parent in output.parents if parent.exists())
-    if not folder.is_dir():
-        raise InputError(f"{folder}: this is not a folder", hint=hint)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"{folder}: this folder cannot be written to", hint=hint)
-
-
-def _source_date_epoch() -> int | None:
-    """SOURCE_DATE_EPOCH, where set (reproducible-builds.org's specification): seconds, a whole number.
-
-    At most what 32 bits hold (the year 2106): FAT's dates end a year later.
-    """
-    text = os.environ.get("SOURCE_DATE_EPOCH")
-    if text is None:
-        return None
-    if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) >= 1 << 32:
-        raise InputError(
-            f"SOURCE_DATE_EPOCH={text!r}: not a date in seconds since 1970", hint="a whole number, or unset it"
-        )
-    return int(text)

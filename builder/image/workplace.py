@@ -172,3 +172,22 @@ def full(places: Mapping[str, Path], *, doing: str) -> NoSpaceError:
 def _existing(path: Path) -> Path:
     """The nearest folder that is there."""
     return next(parent for parent in (path, *path.parents) if parent.exists())
+
+
+def output_path(asked: Path | None, name: str) -> Path:
+    """Where the OVA goes: a file where the name ends in .ova, else a folder; dist/ by default."""
+    if asked is not None and asked.suffix == ".ova":
+        return asked.absolute()
+    return (asked or Path("dist")).absolute() / f"{name}.ova"
+
+
+def check_output(output: Path) -> None:
+    """Raise InputError where the OVA, and what goes beside it, could not be put there in the end."""
+    hint = "--output takes a folder, or a file.ova"
+    if output.is_dir():
+        raise InputError(f"{output}: this is a folder", hint=hint)
+    folder = next(parent for parent in output.parents if parent.exists())
+    if not folder.is_dir():
+        raise InputError(f"{folder}: this is not a folder", hint=hint)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{folder}: this folder cannot be written to", hint=hint)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
 import re
 import sys
 import threading
@@ -17,6 +16,7 @@ from pathlib import Path
 from time import gmtime, struct_time
 from typing import Any
 
+from builder.epoch import source_date_epoch
 from builder.errors import InputError, Problem
 from builder.seed import private
 
@@ -68,12 +68,8 @@ def default_timestamp() -> int:
 
     Never the clock's: a CD is the same on any day. Raises InputError.
     """
-    text = os.environ.get("SOURCE_DATE_EPOCH")
-    if text is None:
-        return YEAR_1980
-    if not text.isdecimal():
-        raise InputError(f"SOURCE_DATE_EPOCH={text!r}: not a whole number of seconds")
-    return int(text)
+    given = source_date_epoch()
+    return YEAR_1980 if given is None else given
 
 
 def _render(documents: Mapping[str, bytes], timestamp: int, label: str) -> bytes:
