@@ -27,6 +27,9 @@ Hosts = Annotated[
     list[str] | None, typer.Option("--host", metavar="NAME", help="A node; repeatable (default: all nodes).")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON: one line an event.")]
+SpecOption = Annotated[
+    Path | None, typer.Option("--spec", metavar="SPEC", help="The cluster spec (default: seeds/cluster.yaml).")
+]
 
 
 def import_(
@@ -149,9 +152,7 @@ def ssh(
     command: Annotated[
         list[str] | None, typer.Argument(metavar="[COMMAND]...", help="What to run there (default: a shell).")
     ] = None,
-    spec: Annotated[
-        Path | None, typer.Option(metavar="SPEC", help="The cluster spec (default: seeds/cluster.yaml).")
-    ] = None,
+    spec: SpecOption = None,
 ) -> None:
     """Log in to a node as the spec's first user, through the host it runs on where that is another machine."""
     from builder import remote
@@ -163,9 +164,7 @@ def ssh(
 
 def console(
     host: Annotated[str, typer.Argument(metavar="NODE", help="The node.", show_default=False)],
-    spec: Annotated[
-        Path | None, typer.Option(metavar="SPEC", help="The cluster spec (default: seeds/cluster.yaml).")
-    ] = None,
+    spec: SpecOption = None,
 ) -> None:
     """Show a node's serial console as it is written; Ctrl-C leaves it."""
     fleet = _fleet(spec)
