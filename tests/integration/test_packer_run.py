@@ -329,7 +329,8 @@ class TestFailure:
 
         def kill() -> None:
             wait_until(lambda: bool(pids(folder.parent)))
-            [leader] = [each for each in processes.running() if each.parent == os.getpid()]
+            mine = [each for each in processes.running() if each.parent == os.getpid()]
+            [leader] = [each for each in mine if each.program() == "packer"]
             os.kill(leader.pid, signal.SIGKILL)
 
         thread = threading.Thread(target=kill)
