@@ -138,6 +138,7 @@ def _restart(cluster: Lab, lost: lab.Container) -> None:
 
 
 def _flap(cluster: Lab) -> None:
+    cluster.wait_links()
     owner = cluster.owner
     began = owner.unplug("public")
     cluster.client.wait_served(began, SERVED_SECONDS)

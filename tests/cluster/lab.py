@@ -38,6 +38,7 @@ SERVERS = (("web1", "192.0.2.101", 8001), ("web2", "192.0.2.102", 8002))
 # A boot takes three seconds here, and Pacemaker a few more to choose a DC; the rest is for a busy machine.
 FORM_SECONDS = 90.0
 SETTLE_SECONDS = 60.0
+LINKS_SECONDS = 12.0
 
 
 def spec(nodes: int = 2) -> dict[str, Any]:
@@ -225,6 +226,25 @@ class Lab:
             return all(state is not None and state.dc is not None and state.online == names for state in states)
 
         wait_until(there, seconds, "all nodes online", every=0.5)
+
+    def wait_links(self) -> None:
+        """Wait until knet notices in time that a link is lost: it is more patient with one that has just come up, ten
+        times at first and a second later nine times."""
+
+        def awake() -> bool:
+            shown = [
+                node.run("systemctl", "show", "--value", "--property=ActiveEnterTimestampMonotonic", "corosync").stdout
+                for node in self.running
+            ]
+            return all(time.monotonic() - int(since) / 1e6 > LINKS_SECONDS for since in shown)
+
+        wait_until(awake, 2 * LINKS_SECONDS, "knet's patience with new links is over", every=0.2)
+
+    def ring(self) -> str:
+        """What the owner's Corosync calls the present membership: another name after each loss of a node."""
+        said = self.owner.run("corosync-quorumtool", "-s", check=False).stdout
+        (line,) = [line for line in said.splitlines() if line.startswith("Ring ID:")]
+        return line.split()[-1]
 
     def forget_failures(self) -> None:
         """Clean the failures away that a test has made, instead of waiting a minute until they expire."""

@@ -15,20 +15,25 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_link_of_the_address_is_lost(pair: Lab, results: Results) -> None:
-    cut = pair.owner
+    """The nodes go on hearing each other by the second link, and so have the address one after the other."""
+    pair.wait_links()
+    cut, ring = pair.owner, pair.ring()
     with scenario(pair, results, "link of the VIP down", 5.0, moves=True) as going:
         cut.unplug("public")
         going.wait_served()
         cut.plug("public")
+    assert pair.ring() == ring, "the membership was lost with the link"
 
 
 @pytest.mark.parametrize("which", ["link", "outside"])
 def test_another_link_is_lost(pair: Lab, results: Results, which: str) -> None:
-    cut = pair.owner
+    pair.wait_links()
+    cut, ring = pair.owner, pair.ring()
     with scenario(pair, results, f"link {which} of the active node down", NOTHING, moves=False):
         cut.unplug(which)
         time.sleep(4)
         cut.plug(which)
+    assert pair.ring() == ring
 
 
 def test_all_links_between_two_nodes_are_lost(pair: Lab, results: Results) -> None:
