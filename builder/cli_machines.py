@@ -33,7 +33,7 @@ SpecOption = Annotated[
 
 
 def import_(
-    ova: Annotated[str, typer.Argument(metavar="FILE.ova|URL", help="The OVA.", show_default=False)],
+    ova: Annotated[str, typer.Argument(metavar="FILE.ova|ADDRESS", help="The OVA.", show_default=False)],
     on: Annotated[
         list[str] | None,
         typer.Option("--on", metavar="URI", help="Where to: ssh://user@host, or a libvirt URI; repeatable (here)."),
@@ -41,18 +41,23 @@ def import_(
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="What it is called there (default: the file's name).")
     ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="KEY", help="Public key of minisign, or its file: the OVA has to be signed."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Import an OVA as a base that nodes are cloned from; verified first, and nothing to do for the same OVA again.
 
-    One from the web is fetched into dist/; FILE.ova.sha256 has to be beside it there.
+    Takes what `hapx-build publish` takes, for the latest version there, and addresses of one version or of a FILE.ova
+    with its .sha256 beside it; what is elsewhere is fetched into dist/.
     """
     from builder.cli import reporting
     from builder.hypervisor import bases, choose
 
     hypervisors = [choose.hypervisor(uri) for uri in on or (None,)]
     with reporting(as_json=as_json) as reporter:
-        checked = bases.checked(ova, reporter=reporter, name=name)
+        checked = bases.checked(ova, reporter=reporter, name=name, key=key)
         for hypervisor in hypervisors:
             reporter.begin("import", title=f"Import {checked.base.name} ({hypervisor.where})")
             done = hypervisor.import_base(

@@ -24,16 +24,17 @@ class Checked:
     base: Base
 
 
-def checked(source: str, *, reporter: Reporter, name: str | None = None) -> Checked:
+def checked(source: str, *, reporter: Reporter, name: str | None = None, key: str | None = None) -> Checked:
     """The OVA of a file or an address, fetched if need be, checked by its .sha256 and by `verify`.
 
-    The base is called `name`, else like the file without its ending: hapx-<version>-<arch>. Raises InputError,
-    UntrustedError, and what `publish.fetch` raises.
+    With `key`, minisign's public key or its file, its SHA256SUMS has to be signed with that. The base is called `name`,
+    else like the file without its ending: hapx-<version>-<arch>. Raises InputError, UntrustedError, and what
+    `publish.fetch` raises.
     """
     from builder.image.verify import verify
     from builder.publish.fetch import fetch
 
-    path = fetch(source, DOWNLOADS, reporter)
+    path = fetch(source, DOWNLOADS, reporter, key=key)
     called = name or path.name.removesuffix(".ova")
     if not _NAME.fullmatch(called):
         raise InputError(f"{called!r} is no name for a base", hint="letters, digits and . _ + ~ -, at most 100: --name")

@@ -124,9 +124,23 @@ def _check_signature(found: _Found, key: str) -> None:
             file = next((each for each in found.files if each.name.endswith(ending)), None)
             chunks = found.read(file, 0) if file is not None else None
             if chunks is None:
-                raise UntrustedError(f"{found.where}: it was published without {ending[1:]}", hint="nobody signed it")
-            Path(name, f"X{ending}").write_bytes(b"".join(chunks)[: release.LARGEST])
+                lacking = found.ova.name.removesuffix(".ova") + ending
+                raise UntrustedError(
+                    f"{found.where}: it was published without {lacking}",
+                    hint="who made it signs it with hapx-build sign, and publishes after that",
+                )
+            Path(name, f"X{ending}").write_bytes(_small(chunks, f"{found.where}: its {ending[1:]}"))
         _check_signed(Path(name, "X.ova"), found.ova, key, found.where)
+
+
+def _small(chunks: Iterator[bytes], what: str) -> bytes:
+    """All of a list; raises UntrustedError where it is larger than any of ours."""
+    data = b""
+    for chunk in chunks:
+        data += chunk
+        if len(data) > release.LARGEST:
+            raise UntrustedError(f"{what} is larger than any that was published")
+    return data
 
 
 def _check_signed(ova: Path, file: File, key: str, where: str) -> None:

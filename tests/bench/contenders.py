@@ -145,7 +145,7 @@ class Guide(Contender):
             node.run("sh", "-c", "cat >/usr/lib/ocf/resource.d/heartbeat/haproxy", input=GUIDE_AGENT)
             node.run("chmod", "0755", "/usr/lib/ocf/resource.d/heartbeat/haproxy")
             # What would put our own configuration back at the next boot.
-            node.run("systemctl", "mask", "hapx-reconcile.service", "hapx-cib.service")
+            node.run("systemctl", "disable", "--quiet", "hapx-reconcile.service")
         first = cluster.running[0]
         for resource in ("vip", "haproxy"):
             first.run(
