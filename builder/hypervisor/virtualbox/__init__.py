@@ -6,25 +6,20 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from builder import interrupts, remote
 from builder.errors import HapxError, InputError
 from builder.hypervisor import Base, Converged, Found, Machine, Progress, State
-from builder.hypervisor.virtualbox import mark, plan, reading, said, storage
+from builder.hypervisor.virtualbox import mark, plan, said, storage
+from builder.hypervisor.virtualbox.bases import SNAPSHOT, Bases
 from builder.hypervisor.virtualbox.hostonly import HostOnlyNetworks
-from builder.hypervisor.virtualbox.manage import LOCKED, LONG, POLL, QUICK, Manage
+from builder.hypervisor.virtualbox.manage import LOCKED, LONG, POLL, QUICK, SETTLE, Manage
 from builder.hypervisor.virtualbox.plan import Wanted
 from builder.hypervisor.virtualbox.reading import Card, Settings
 
-SNAPSHOT = "base"
-"""The snapshot of a base that clones are made from; taken last, so a base without it is half-made."""
 SERIAL = "console.log"
-THREADS = 4
-SETTLE = 5.0
-"""Seconds in which VirtualBox's daemon may still begin what a VBoxManage that was ended had asked for."""
 
 
 class VirtualBox:
@@ -34,7 +29,7 @@ class VirtualBox:
         self._place = remote.place(uri)
         self._manage = Manage(self._place)
         self._host_only = HostOnlyNetworks(self._manage)
-        self._sources: dict[str, Settings] = {}
+        self._bases = Bases(self._manage)
         self._cloning = threading.Lock()  # VirtualBox refuses a second clone of a base that it is cloning
 
     @property
@@ -49,63 +44,20 @@ class VirtualBox:
 
     def bases(self) -> Sequence[Base]:
         """See `Hypervisor`."""
-        uuids = [uuid for name, uuid in self._manage.machines() if not mark.is_ours(uuid, name)]
-        found = [
-            (base, each)
-            for each in self._all(uuids)
-            if SNAPSHOT in each.snapshots and (base := mark.read_base(each.description)) and base.name == each.name
-        ]
-        self._sources.update({base.name: each for base, each in found})
-        return [base for base, _ in found]
+        return self._bases.all()
 
     def import_base(self, ova: Path, base: Base, *, on_progress: Progress | None = None) -> bool:
-        """See `Hypervisor`. Only its start and its end are told of: VBoxManage does not say how far it is."""
-        for found in self._named(base.name):
-            there = mark.read_base(found.description)
-            if there is None or there.name != base.name:
-                raise self._in_the_way(base.name)
-            if SNAPSHOT not in found.snapshots:
-                self._manage.run("unregistervm", found.uuid, "--delete", timeout=LONG)
-            elif there.sha256 == base.sha256:
-                return False
-            else:
-                raise InputError(
-                    f"{self.where}: {base.name} is there already, from another OVA (SHA-256 {there.sha256})",
-                    hint="import this one under another name (--name), or remove that one and the machines made of it",
-                )
-        size = ova.stat().st_size
-        if on_progress is not None:
-            on_progress(0, size)
-        near = self._place.fetchable(ova)
-        copied = PurePosixPath(f".cache/hapx-build/{base.sha256[:16]}/{ova.name}")
-        if near is None:
-            self._place.put(ova, copied, mode=0o600)
-        try:
-            self._import(str(near or copied), base)
-        except BaseException:
-            with interrupts.held(), contextlib.suppress(HapxError):
-                self._sweep_base(base)
-            raise
-        if near is None:
-            self._place.run(["rm", "-rf", "--", str(copied.parent)], timeout=QUICK)
-        if on_progress is not None:
-            on_progress(size, size)
-        return True
+        """See `Hypervisor`."""
+        return self._bases.add(ova, base, on_progress=on_progress)
 
     def remove_base(self, name: str) -> None:
         """See `Hypervisor`."""
-        for found in self._named(name):
-            if mark.read_base(found.description) is None:
-                raise self._in_the_way(name)
-            self._unregister(found)
-            self._sources.pop(name, None)
-            return
-        raise InputError(f"{self.where}: there is no base {name}", hint=self._known_bases())
+        self._bases.remove(name)
 
     def machines(self, cluster: str | None = None) -> Sequence[Found]:
         """See `Hypervisor`."""
         ours = [uuid for name, uuid in self._manage.machines_lately(look=True) if mark.is_ours(uuid, name)]
-        found = [_found(settings) for settings in self._all(ours)]
+        found = [_found(settings) for settings in self._manage.all(ours)]
         return [each for each in found if cluster is None or each.cluster == cluster]
 
     def converge(self, machine: Machine) -> Converged:
@@ -115,7 +67,8 @@ class VirtualBox:
         found = self.own(machine.name, fresh=False)
         if found is not None and _is_untouched(found) and mark.read_base(found.description) != machine.base:
             # A clone of another base that was never made into anything.
-            self._unregister(found)
+            storage.check_children(self._manage, found)
+            self._manage.unregister(found)
             found = None
         if found is not None and (origin := mark.read_origin(found.description)) and origin.cluster != machine.cluster:
             raise InputError(
@@ -126,8 +79,7 @@ class VirtualBox:
         host_only = self._host_only.resolve(machine.cluster, machine.nics)
         if found is not None:
             return self._converge(machine, found, host_only, self._manage.promiscuous(found.uuid))
-        with self._cloning:
-            source = self._source(machine.base)
+        source = self._bases.source(machine.base)
         uuid = mark.fresh_uuid(machine.name)
         group = mark.group(machine.cluster)
         with self.undone(uuid, self._expected(source, group, machine.name)):
@@ -183,7 +135,7 @@ class VirtualBox:
         found = self.own(name)
         if found is None:
             return False
-        self._check_children(found)
+        storage.check_children(self._manage, found)
         if _is_on(found):
             self.power_off(name)
         self.remove(found)
@@ -195,7 +147,7 @@ class VirtualBox:
         # What is secret goes first: a run that is cut off here leaves a machine without a CD, and no CD without one.
         files = [*(medium.path for medium in media), str(found.folder / SERIAL)]
         self._place.run(["rm", "-f", "--", *files], timeout=QUICK)
-        self._manage.run("unregistervm", found.uuid, "--delete", timeout=LONG)
+        self._manage.unregister(found)
         for medium in media:
             self._manage.run("closemedium", "dvd", medium.path, check=False)
         # The cluster's folder, with its last machine.
@@ -237,7 +189,7 @@ class VirtualBox:
         if result.returncode != 0:
             if expected is None or not said.is_in_the_way(result):
                 raise said.error(result, self.where)
-            self._make_way(expected)
+            storage.make_way(self._manage, expected)
             self._manage.run(*argv, timeout=LONG)
         if expected is None:
             settings = self._manage.settings(uuid)
@@ -303,43 +255,6 @@ class VirtualBox:
         origin = mark.read_origin(found.description)
         return origin.base if origin is not None else machine.base.name
 
-    def _import(self, ova: str, base: Base) -> None:
-        flags = ["--vsys=0", f"--vmname={base.name}", f"--group={mark.BASES}", f"--description={mark.of_base(base)}"]
-        result = self._manage.run("import", ova, *flags, timeout=LONG, check=False)
-        if result.returncode != 0:
-            if said.is_in_the_way(result):
-                self._make_way(self._base_folder(base))
-            elif not said.is_digest(result):
-                raise said.error(result, self.where)
-            # Seen with VirtualBox 7.2 on a busy machine: it finds a digest wrong that is right, and not the next time.
-            self._manage.run("import", ova, *flags, timeout=LONG)
-        uuid = next(uuid for name, uuid in self._manage.machines() if name == base.name)
-        self._manage.run("snapshot", uuid, "take", SNAPSHOT)
-
-    def _sweep_base(self, base: Base) -> None:
-        """Take away what is left of an import that was cut off: VirtualBox's daemon goes on with it for a moment."""
-        deadline = time.monotonic() + SETTLE
-        while True:
-            for found in self._named(base.name):
-                if mark.read_base(found.description) == base and SNAPSHOT not in found.snapshots:
-                    self._manage.run("unregistervm", found.uuid, "--delete", timeout=LONG)
-            storage.sweep(self._manage, self._base_folder(base))
-            if time.monotonic() >= deadline:
-                return
-            time.sleep(POLL)
-
-    def _base_folder(self, base: Base) -> PurePosixPath:
-        folder = storage.default_folder(self._manage)
-        return folder / mark.BASES.lstrip("/") / storage.folder_name(base.name)
-
-    def _make_way(self, folder: PurePosixPath) -> None:
-        """Take away a folder with a machine that was never finished and that VirtualBox does not know."""
-        if not storage.sweep(self._manage, folder):
-            raise InputError(
-                f"{self.where}: {folder} is in the way: a machine's files, but no machine that VirtualBox knows",
-                hint="move that folder away, or register the machine again",
-            )
-
     @contextlib.contextmanager
     def undone(self, uuid: str, folder: PurePosixPath | None) -> Iterator[None]:
         """A new machine: gone again where the block fails or is interrupted."""
@@ -369,35 +284,12 @@ class VirtualBox:
             return None
         return source.folder.parents[2] / group.lstrip("/") / name
 
-    def _source(self, base: Base) -> Settings:
-        """The settings of a base; raises InputError where it is not there."""
-        known = self._sources.get(base.name)
-        if known is None or mark.read_base(known.description) != base:
-            self._sources.pop(base.name, None)
-            for found in self._named(base.name):
-                if mark.read_base(found.description) == base and SNAPSHOT in found.snapshots:
-                    self._sources[base.name] = found
-        if base.name not in self._sources:
-            raise InputError(f"{self.where}: there is no base {base.name}", hint=self._known_bases())
-        return self._sources[base.name]
-
-    def _known_bases(self) -> str:
-        return f"there are: {', '.join(base.name for base in self.bases()) or 'none'}; hapx-build import makes one"
-
-    def _named(self, name: str) -> list[Settings]:
-        return self._all([uuid for each, uuid in self._manage.machines() if each == name])
-
-    def _all(self, uuids: Sequence[str]) -> list[Settings]:
-        with ThreadPoolExecutor(THREADS) as pool:
-            found = pool.map(self._manage.settings, uuids)
-        return [settings for settings in found if settings is not None]
-
     def own(self, name: str, *, fresh: bool = True) -> Settings | None:
         """Our machine of that name, None where there is none of that name; InputError where it is somebody else's."""
         listed = self._manage.machines() if fresh else self._manage.machines_lately()
         uuids = [uuid for each, uuid in listed if each == name]
         if len(uuids) > 1 or not all(mark.is_ours(uuid, name) for uuid in uuids):
-            raise self._in_the_way(name)
+            raise mark.in_the_way(self.where, name)
         return self._manage.settings(uuids[0]) if uuids else None
 
     def _our(self, name: str) -> Settings:
@@ -406,30 +298,6 @@ class VirtualBox:
         if found is None:
             raise InputError(f"{self.where}: there is no machine {name}", hint=f"hapx-build clone --host {name}")
         return found
-
-    def _in_the_way(self, name: str) -> InputError:
-        return InputError(
-            f"{self.where}: a machine called {name} is there that hapx-build did not make: it is left alone",
-            hint="rename one of the two",
-        )
-
-    def _unregister(self, found: Settings) -> None:
-        self._check_children(found)
-        self._manage.run("unregistervm", found.uuid, "--delete", timeout=LONG)
-
-    def _check_children(self, found: Settings) -> None:
-        """Raise InputError while other machines hang on this one's disks: removing it would take it off VirtualBox'
-        list all the same, with its disks left behind.
-        """
-        disks = reading.disks(self._manage.run("list", "hdds").stdout)
-        own = {disk.uuid for disk in disks if disk.path.is_relative_to(found.folder)}
-        children = [disk for disk in disks if disk.parent in own and disk.uuid not in own]
-        if children:
-            names = sorted({disk.path.parent.parent.name for disk in children})
-            raise InputError(
-                f"{self.where}: linked clones hang on the disk of {found.name}: {', '.join(names)}",
-                hint="destroy those first",
-            )
 
 
 def _found(settings: Settings) -> Found:

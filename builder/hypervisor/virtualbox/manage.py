@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
 from builder import command, remote
@@ -22,9 +23,12 @@ LONG = 4 * 3600.0
 """Seconds for a call that copies a disk."""
 LOCKED = 20.0
 """Seconds to wait for a machine that another VBoxManage, or one that was killed, is not done with."""
+SETTLE = 5.0
+"""Seconds in which VirtualBox's daemon may still begin what a VBoxManage that was ended had asked for."""
 POLL = 0.3
 MOMENT = 2.0
 """Seconds for which a list of machines will do to see whether a name is free: while ten nodes are cloned, say."""
+THREADS = 4
 
 HINT = "VirtualBox 6.1 or later; or libvirt, with host: qemu:///system in the spec"
 
@@ -115,6 +119,19 @@ class Manage:
         if said.is_absent(result):
             return None
         raise said.error(result, self.where)
+
+    def all(self, uuids: Sequence[str]) -> list[Settings]:
+        """The settings of these machines, but for those that are gone."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            return [settings for settings in pool.map(self.settings, uuids) if settings is not None]
+
+    def named(self, name: str) -> list[Settings]:
+        """The settings of every machine of that name."""
+        return self.all([uuid for each, uuid in self.machines() if each == name])
+
+    def unregister(self, found: Settings) -> None:
+        """Take a machine off VirtualBox' list, and delete its files; see `storage.check_children`."""
+        self.run("unregistervm", found.uuid, "--delete", timeout=LONG)
 
     def promiscuous(self, machine: str) -> dict[int, str]:
         """The promiscuous mode of each of a machine's cards, by slot."""

@@ -14,6 +14,7 @@ import secrets
 import uuid
 from dataclasses import dataclass
 
+from builder.errors import InputError
 from builder.hypervisor import Base
 
 BASES = "/hapx/bases"
@@ -44,6 +45,14 @@ def is_ours(machine: str, name: str) -> bool:
     """Whether the UUID of a machine of that name was made by `fresh_uuid`."""
     value = uuid.UUID(machine).bytes
     return value[10:] == _digest(value[:10], name)
+
+
+def in_the_way(where: str, name: str) -> InputError:
+    """The error for a machine that has a name of ours, and no mark."""
+    return InputError(
+        f"{where}: a machine called {name} is there that hapx-build did not make: it is left alone",
+        hint="rename one of the two",
+    )
 
 
 def group(cluster: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from builder.errors import HapxError, InputError
+from builder.errors import BusyError, HapxError, InputError
 from builder.hypervisor import ExtraDisk, State
 from builder.hypervisor.virtualbox import plan, reading, said
 from builder.hypervisor.virtualbox.manage import LONG, QUICK, Manage
@@ -148,17 +148,57 @@ def folder_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9 .\-_(){}@\[\]]", "_", name)
 
 
+def make_way(manage: Manage, folder: PurePosixPath) -> None:
+    """Take away a folder with a machine that was never finished and that VirtualBox does not know.
+
+    Raises InputError where that is not what is in it, BusyError where somebody made a machine there just now.
+    """
+    if sweep(manage, folder):
+        return
+    if found := _living(manage, folder):
+        raise BusyError(
+            f"{manage.where}: another run has just made {found.name}", hint="run this again when that is done"
+        )
+    raise InputError(
+        f"{manage.where}: {folder} is in the way: a machine's files, but no machine that VirtualBox knows",
+        hint="move that folder away, or register the machine again",
+    )
+
+
 def sweep(manage: Manage, folder: PurePosixPath) -> bool:
     """Take away a folder with a machine of ours that was never finished; False where there is none, or anything else.
 
-    Only for folders that belong to no machine that VirtualBox knows. Images in it that it knows are closed first.
+    A folder of a machine that VirtualBox knows stays. Images in others that it knows are closed first.
     """
     if folder.parts[-3:-2] != ("hapx",):
         raise ValueError(f"{folder} is no folder of ours")
+    if _living(manage, folder):
+        return False
     for disk in reading.disks(manage.run("list", "hdds").stdout):
         if disk.path.is_relative_to(folder):
             manage.run("closemedium", "disk", disk.uuid, check=False)
     return manage.place.run(["sh", "-c", _SWEEP, str(folder)], timeout=LONG, check=False).returncode == 0
+
+
+def check_children(manage: Manage, found: Settings) -> None:
+    """Raise InputError while other machines hang on this one's disks: removing it would take it off VirtualBox' list
+    all the same, with its disks left behind.
+    """
+    disks = reading.disks(manage.run("list", "hdds").stdout)
+    own = {disk.uuid for disk in disks if disk.path.is_relative_to(found.folder)}
+    children = [disk for disk in disks if disk.parent in own and disk.uuid not in own]
+    if children:
+        names = sorted({disk.path.parent.parent.name for disk in children})
+        raise InputError(
+            f"{manage.where}: linked clones hang on the disk of {found.name}: {', '.join(names)}",
+            hint="destroy those first",
+        )
+
+
+def _living(manage: Manage, folder: PurePosixPath) -> Settings | None:
+    """The machine whose folder it is, of those that VirtualBox knows."""
+    there = manage.all([uuid for _, uuid in manage.machines()])
+    return next((found for found in there if found.folder == folder), None)
 
 
 def _medium(manage: Manage, path: PurePosixPath) -> str | None:
