@@ -104,9 +104,10 @@ def create(
         }
         said = f"{written.path}: {written.size / 1e3:.1f} kB, sha256 {written.sha256}"
         if virtualbox is not None and planned.base_image is not None:
+            from builder.hypervisor.alone import alone
             from builder.hypervisor.virtualbox import creating
 
-            with reporter.stage("machine", title=f"Make {planned.hostname}"):
+            with reporter.stage("machine", title=f"Make {planned.hostname}"), alone(virtualbox, reporter):
                 made = creating.create(virtualbox, planned, planned.base_image, written.path)
             if planned.auto_start:
                 with reporter.stage("start", title=f"Start {planned.hostname}"):

@@ -54,15 +54,17 @@ def import_(
     """
     from builder.cli import reporting
     from builder.hypervisor import bases, choose
+    from builder.hypervisor.alone import alone
 
     hypervisors = [choose.hypervisor(uri) for uri in on or (None,)]
     with reporting(as_json=as_json) as reporter:
         checked = bases.checked(ova, reporter=reporter, name=name, key=key)
         for hypervisor in hypervisors:
             reporter.begin("import", title=f"Import {checked.base.name} ({hypervisor.where})")
-            done = hypervisor.import_base(
-                checked.path, checked.base, on_progress=lambda done, total: reporter.advance(done, total, unit="B")
-            )
+            with alone(hypervisor, reporter):
+                done = hypervisor.import_base(
+                    checked.path, checked.base, on_progress=lambda done, total: reporter.advance(done, total, unit="B")
+                )
             reporter.end()
             said = "imported" if done else "is there already, nothing to do"
             reporter.result(

@@ -18,10 +18,10 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Protocol, cast
 
 from builder.errors import CommandError, CommandTimeoutError, MissingError
 from builder.processes import KILL_SECONDS, POLL_SECONDS, Tree
@@ -170,6 +170,60 @@ def run(
         tail.extend((result.stderr or result.stdout).splitlines())
         raise failure(result, tail)
     return result
+
+
+@contextlib.contextmanager
+def beside(argv: Sequence[str], *, grace: float = 10.0) -> Iterator[Callable[[float], str]]:
+    """Run a program beside the block: its input is closed after that, and soon when this process is killed.
+
+    Yields what waits that many seconds for the next line of its output and gives it, without its end: it raises
+    CommandError (the program ended before, with what it said), CommandTimeoutError. Raises as `run` does.
+    """
+    argv = [str(part) for part in argv]
+    path = require(argv[0])
+    try:
+        process = subprocess.Popen(
+            [str(path), *argv[1:]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:
+        raise _unstartable(argv, None, error) from None
+    closing, output, errors = (cast("IO[bytes]", each) for each in (process.stdin, process.stdout, process.stderr))
+    pending = bytearray()
+
+    def line(timeout: float) -> str:
+        deadline = time.monotonic() + timeout
+        while b"\n" not in pending:
+            with selectors.DefaultSelector() as selector:
+                selector.register(output, selectors.EVENT_READ)
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise CommandTimeoutError(
+                        f"{argv[0]}: nothing said within {timeout:g} seconds",
+                        details=[f"command: {format_argv(argv)}"],
+                    )
+            if not (chunk := os.read(output.fileno(), CHUNK)):
+                ended = Result(tuple(argv), process.wait(grace), "", "", 0.0)
+                raise failure(ended, (errors.read() or b"").decode(errors="replace").splitlines())
+            pending.extend(chunk)
+        found, _, rest = bytes(pending).partition(b"\n")
+        pending[:] = rest
+        return found.decode(errors="replace")
+
+    try:
+        yield line
+    finally:
+        closing.close()
+        try:
+            process.wait(grace)
+        except subprocess.TimeoutExpired:
+            stop(process, grace=grace)
+        finally:
+            output.close()
+            errors.close()
 
 
 def failure(result: Result, tail: Sequence[str] = ()) -> CommandError:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from builder import resources
 from builder.errors import HapxError, InputError, Problem
-from builder.hypervisor import Base, Converged, Found, Hypervisor, State, bases, choose, wanted
+from builder.hypervisor import Base, Converged, Found, Hypervisor, Machine, State, bases, choose, wanted
+from builder.hypervisor.alone import alone
 from builder.progress import Reporter
 from builder.seed import seeding
 from builder.seed.secrets import path_beside
@@ -93,14 +94,13 @@ class Fleet:
         machines = [
             wanted.machine(self.cluster, node, chosen[node.name], seeds[node.name], linked=linked) for node in nodes
         ]
+        done: dict[str, Converged] = {}
         with reporter.stage("clone", title="Make the machines"):
-            if not linked:
-                return [self.on(node).converge(machine) for node, machine in zip(nodes, machines, strict=True)]
-            pool = ThreadPoolExecutor(THREADS)
-            try:
-                return list(pool.map(lambda node, machine: self.on(node).converge(machine), nodes, machines))
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+            for host in self.hosts(nodes):
+                theirs = [each for node, each in zip(nodes, machines, strict=True) if self.on(node) is host]
+                with alone(host, reporter):
+                    done |= {each.name: each for each in _converged(host, theirs)}
+        return [done[node.name] for node in nodes]
 
     def _bases(self, nodes: Sequence[Node], name: str | None) -> dict[str, Base]:
         chosen = {}
@@ -163,17 +163,30 @@ class Fleet:
         for node in nodes:
             try:
                 with reporter.stage(f"destroy {node.name}", title=f"Destroy {node.name}"):
-                    if self.on(node).destroy(node.name):
-                        removed.append(node.name)
+                    with alone(self.on(node), reporter):
+                        gone = self.on(node).destroy(node.name)
+                    removed += [node.name] if gone else []
                 (CDS / f"{node.name}{seeding.ISO_SUFFIX}").unlink(missing_ok=True)
             except HapxError as error:
                 errors.append(error)
         if not errors and len(nodes) == len(self.cluster.nodes):
             for host in self.hosts(nodes):
-                removed += host.destroy_networks(self.cluster.name)
+                with alone(host, reporter):
+                    removed += host.destroy_networks(self.cluster.name)
         if errors:
             raise errors[0]
         return removed
+
+
+def _converged(host: Hypervisor, machines: Sequence[Machine]) -> list[Converged]:
+    """The machines of one host: several at a time, but for full copies, which Ctrl-C does not wait for."""
+    if not all(machine.linked for machine in machines):
+        return [host.converge(machine) for machine in machines]
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        return list(pool.map(host.converge, machines))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def load(path: Path) -> Fleet:

@@ -6,14 +6,18 @@ an answer is an error that says what to do. One connection to a host serves all 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
 import os
 import re
 import shlex
 import socket
 import stat
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -22,12 +26,14 @@ from urllib.parse import unquote, urlsplit
 
 from builder import command
 from builder.command import Result
-from builder.errors import CommandError, HapxError, InputError, MissingError, NoSpaceError, UnreachableError
+from builder.errors import BusyError, CommandError, HapxError, InputError, MissingError, NoSpaceError, UnreachableError
 from builder.spec import derived
 from builder.spec.model import Cluster, Node
 
 CONNECT_SECONDS = 10
 PERSIST_SECONDS = 30
+WAIT = 600.0  # seconds for another run to be done with what it makes there; an import may copy gigabytes
+POLL = 0.2
 QUICK = 60.0  # seconds for what only looks at, or removes, a few files
 COPY = 4 * 3600.0  # seconds for a file on its way to another machine
 SOCKET_LENGTH = 85  # sun_path has 104 bytes at least (unix(7); macOS), and ssh adds 17 while it opens it
@@ -59,6 +65,13 @@ class Place(Protocol):
 
     def interactive(self, argv: Sequence[str]) -> list[str]:
         """The command that runs a program there for a person who watches it, to be run here."""
+        ...
+
+    def alone(self, name: str, *, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
+        """Hold the lock of that name of this user there; whoever holds it loses it when killed.
+
+        Where another run has it, `on_wait` is called once, and BusyError raised after `WAIT` seconds.
+        """
         ...
 
 
@@ -96,6 +109,28 @@ class Here:
     def interactive(self, argv: Sequence[str]) -> list[str]:
         """See `Place`."""
         return list(argv)
+
+    @contextlib.contextmanager
+    def alone(self, name: str, *, on_wait: Callable[[], None]) -> Iterator[None]:
+        """See `Place`."""
+        from builder.image import locks, workplace
+
+        path = workplace.cache_folder() / f"{name}.lock"
+        workplace.make(path.parent)
+        deadline = None
+        with contextlib.ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(locks.held(path, wait=False))
+                    break
+                except BlockingIOError:
+                    if deadline is None:
+                        deadline = time.monotonic() + WAIT
+                        on_wait()
+                    if time.monotonic() >= deadline:
+                        raise _busy(self.where) from None
+                    time.sleep(POLL)
+            yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +242,24 @@ class Ssh:
         before = ["-t" if part == "-T" else part for part in self._argv]
         return [*before, _remote(argv)]
 
+    @contextlib.contextmanager
+    def alone(self, name: str, *, on_wait: Callable[[], None]) -> Iterator[None]:
+        """See `Place`."""
+        wait = str(math.ceil(WAIT))
+        with command.beside([*self._argv, _remote(["sh", "-c", _HOLD, f"{name}.lock", wait])]) as line:
+            try:
+                said = line(QUICK)
+                if said == "waiting":
+                    on_wait()
+                    said = line(WAIT + QUICK)
+            except CommandError as error:
+                if error.returncode == SSH_FAILED:
+                    raise unreachable(self._uri, self._target, "\n".join(error.details)) from None
+                raise
+            if said != "held":
+                raise _busy(self.where)
+            yield
+
     def _judge(self, result: Result) -> None:
         if result.returncode == SSH_FAILED:
             raise unreachable(self._uri, self._target, result.stderr or result.stdout)
@@ -222,6 +275,27 @@ cat >"$part"
 if command -v sha256sum >/dev/null; then sum=$(sha256sum <"$part"); else sum=$(shasum -a 256 <"$part"); fi
 if [ "${sum%% *}" != "$2" ]; then echo "it did not arrive as it was sent" >&2; exit 1; fi
 chmod "$1" "$part"; mv -f "$part" "$0" """
+
+# Hold the lock $0 until standard input ends, waiting for it $1 seconds; says waiting, held or busy. By flock(1), or by
+# perl (macOS, BSD): the lock is the descriptor's, which stays with the shell.
+_HOLD = """set -eu; umask 077; mkdir -p .cache/hapx-build; exec 9>>".cache/hapx-build/$0"
+lock() {
+    if command -v flock >/dev/null; then
+        if [ "$1" = 0 ]; then flock -n 9; else flock -w "$1" 9; fi
+    else
+        perl -e 'use Fcntl ":flock"; open(F, ">&=9") or die; alarm $ARGV[0];
+            exit !flock(F, LOCK_EX | ($ARGV[0] ? 0 : LOCK_NB))' "$1"
+    fi
+}
+lock 0 || { echo waiting; lock "$1" || { echo busy; exit; }; }
+echo held; cat >/dev/null"""
+
+
+def _busy(where: str) -> BusyError:
+    return BusyError(
+        f"{where}: another run of hapx-build is at work there, for {WAIT / 60:.0f} minutes already",
+        hint="run this again when that one is done",
+    )
 
 
 def unreachable(name: str, target: Target, said: str) -> HapxError:

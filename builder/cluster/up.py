@@ -16,7 +16,8 @@ from builder.cluster.crew import Crew
 from builder.cluster.health import Health
 from builder.cluster.waiting import CONSOLE_LINES, Waiting
 from builder.errors import CommandError, HapxError
-from builder.hypervisor import Base, State, wanted
+from builder.hypervisor import Base, Hypervisor, State, wanted
+from builder.hypervisor.alone import alone
 from builder.machines import Fleet
 from builder.progress import Reporter
 from builder.spec import derived
@@ -82,12 +83,15 @@ def up(fleet: Fleet, request: Request, reporter: Reporter) -> Up:
         with reporter.stage("seeds", title="Make the nodes' CDs"):
             seeds = fleet.seeds(fleet.cluster.nodes, reporter=reporter)
         with reporter.stage("machines", title="Make the machines"):
-            converged = crew.each(
-                fleet.cluster.nodes,
-                lambda node: fleet.on(node).converge(
+            converged = []
+            for host in fleet.hosts(fleet.cluster.nodes):
+                machines = [
                     wanted.machine(fleet.cluster, node, bases[node.name], seeds[node.name])
-                ),
-            )
+                    for node in fleet.cluster.nodes
+                    if fleet.on(node) is host
+                ]
+                with alone(host, reporter):
+                    converged += crew.each(machines, host.converge)
         for each in converged:
             changed[each.name] += ["made", *each.changes] if each.created else list(each.changes)
         with reporter.stage("start", title="Switch them on"):
@@ -131,8 +135,13 @@ def _bases(fleet: Fleet, request: Request, crew: Crew, reporter: Reporter) -> di
         chosen = ova.choose(request.ova, common, reporter)
         if chosen.path is not None:
             path = chosen.path
+
+            def add(host: Hypervisor) -> bool:
+                with alone(host, reporter):
+                    return host.import_base(path, chosen.base)
+
             with reporter.stage("import", title=f"Import {chosen.base.name}"):
-                crew.each(needing, lambda host: host.import_base(path, chosen.base))
+                crew.each(needing, add)
         for name, base in own.items():
             if request.ova is not None and base != chosen.base:
                 reporter.note(

@@ -7,6 +7,7 @@ of ours. What does not is somebody else's: it is never changed, and one in the w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -120,6 +121,13 @@ class Hypervisor(Protocol):
     @property
     def where(self) -> str:
         """The host as people and the spec name it: "this machine", "ssh://user@host", "qemu:///system"."""
+        ...
+
+    def alone(self, *, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
+        """Keep other runs of hapx-build from making or removing anything here meanwhile; see `remote.Place.alone`.
+
+        For whoever imports, converges or destroys. A thread holds one at a time: two URIs may mean the same hypervisor.
+        """
         ...
 
     def bases(self) -> Sequence[Base]:

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from builder import remote
-from builder.errors import InputError, MissingError, UnreachableError
+from builder.errors import BusyError, InputError, MissingError, UnreachableError
 from builder.hypervisor import Base, wanted
 from builder.hypervisor.virtualbox import VirtualBox
 from builder.seed import iso
@@ -173,6 +174,40 @@ def test_one_connection_for_all_commands(server: Server) -> None:
     log = (server.folder / "log").read_text()
     assert log.count("Accepted publickey") == 1
     assert len(asked(server)) == 5
+
+
+# Another run on another machine, for all that this one knows: takes the lock, says so, and keeps it.
+HOLDER = """
+import sys, time
+from builder.hypervisor.virtualbox import VirtualBox
+with VirtualBox(sys.argv[1]).alone(on_wait=lambda: None):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_run_at_a_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock is the host's, whoever comes from wherever; it goes with the run that held it, killed or not."""
+    waited: list[str] = []
+    other = subprocess.Popen([sys.executable, "-c", HOLDER, server.uri], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        monkeypatch.setattr(remote, "WAIT", 0.5)
+        with (
+            pytest.raises(BusyError, match="another run of hapx-build is at work there"),
+            VirtualBox(server.uri).alone(on_wait=lambda: waited.append("in vain")),
+        ):
+            pass
+        monkeypatch.setattr(remote, "WAIT", 30.0)
+        with VirtualBox(server.uri).alone(on_wait=lambda: (waited.append("for a while"), other.kill())[0]):
+            assert (server.vbox.home / ".cache/hapx-build/virtualbox.lock").exists()
+    finally:
+        other.kill()
+        other.wait(10)
+    with VirtualBox(server.uri).alone(on_wait=lambda: waited.append("not any more")):
+        pass
+    assert waited == ["in vain", "for a while"]
 
 
 def test_nobody_listens(server: Server) -> None:

@@ -6,11 +6,13 @@ here: nodes that never answer, disagree, refuse a configuration or come back.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,9 @@ class Played:
     refuses: set[str] = field(default_factory=set)
     asked: list[tuple[str, str]] = field(default_factory=list)
     next_generation: str = ""
+
+    def alone(self, *, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def bases(self) -> Sequence[Base]:
         return self.imported

@@ -398,3 +398,37 @@ class TestVersion:
 
 def test_the_command_as_typed():
     assert command.format_argv(["echo", "a b", "$c"]) == "echo 'a b' '$c'"
+
+
+class TestBeside:
+    def test_runs_until_the_block_ends(self, tmp_path: Path):
+        with command.beside(["sh", "-c", f"echo one; echo two; cat; touch {tmp_path}/ended"]) as line:
+            assert [line(10), line(10)] == ["one", "two"]
+            assert not (tmp_path / "ended").exists()
+        assert (tmp_path / "ended").exists()
+
+    def test_one_that_goes_on_is_stopped(self, tmp_path: Path):
+        script = f"echo $$ >{tmp_path}/sh.pid; echo one; exec sleep 60"
+        with command.beside(["sh", "-c", script], grace=0.2) as line:
+            line(10)
+        assert not alive(*pids(tmp_path))
+
+    def test_one_that_says_nothing(self):
+        with (
+            pytest.raises(CommandTimeoutError, match=r"nothing said within 0.1 seconds"),
+            command.beside(["cat"]) as line,
+        ):
+            line(0.1)
+
+    def test_one_that_ended(self):
+        with (
+            pytest.raises(CommandError, match="exit code 3") as error,
+            command.beside(["sh", "-c", "echo why >&2; exit 3"]) as line,
+        ):
+            line(10)
+        assert error.value.returncode == 3
+        assert error.value.details[-1] == "why"
+
+    def test_one_that_is_not_there(self):
+        with pytest.raises(MissingError), command.beside(["no-such-program"]):
+            pass

@@ -7,17 +7,20 @@ behind is always known for ours, and for half-made.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from uuid import uuid4
 from xml.etree.ElementTree import Element
 
+from builder import remote
 from builder.errors import CommandError, InputError
 from builder.hypervisor import Base, Converged, Found, Machine, Progress, State
 from builder.hypervisor.libvirt import agent, conversion, domain, storage
@@ -54,6 +57,11 @@ class Libvirt:
     def where(self) -> str:
         """The connection URI."""
         return self._virsh.uri
+
+    def alone(self, *, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
+        """See `Hypervisor`. Other runs of this user on this machine: libvirt knows no locks."""
+        digest = hashlib.sha256(self.where.encode()).hexdigest()[:12]
+        return remote.Here().alone(f"libvirt-{digest}", on_wait=on_wait)
 
     # -- Bases
 

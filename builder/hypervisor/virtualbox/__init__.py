@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -41,6 +41,13 @@ class VirtualBox:
     def manage(self) -> Manage:
         """VBoxManage itself."""
         return self._manage
+
+    @contextlib.contextmanager
+    def alone(self, *, on_wait: Callable[[], None]) -> Iterator[None]:
+        """See `Hypervisor`."""
+        with self._place.alone("virtualbox", on_wait=on_wait):
+            self._manage.forget()  # others made and removed machines until now
+            yield
 
     def bases(self) -> Sequence[Base]:
         """See `Hypervisor`."""

@@ -106,6 +106,11 @@ class Manage:
                 self._listed = (time.monotonic(), self.machines())
             return list(self._listed[1])
 
+    def forget(self) -> None:
+        """Have `machines_lately` look again."""
+        with self._lock:
+            self._listed = (-MOMENT, [])
+
     def note(self, name: str, uuid: str) -> None:
         """A machine was made here: it is on the list from now on."""
         with self._lock:
