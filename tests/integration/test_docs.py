@@ -47,7 +47,7 @@ def test_commands_and_flags_in_the_texts_exist(page: Path) -> None:
     text = page.read_text()
     code = re.findall(r"^```.*?^```", text, re.MULTILINE | re.DOTALL)
     code += re.findall(r"^    .*$|(?<!`)`[^`\n]+`", text, re.MULTILINE)
-    for words in re.findall(r"hapx-build((?: [a-z-]+(?=[\s`]|$))+|(?= --))([^`\n#|&]*)", "\n".join(code)):
+    for words in re.findall(r"hapx-build((?: [a-z][a-z-]*(?=[\s`]|$))+|(?= --))([^`\n#|&]*)", "\n".join(code)):
         command, rest = words
         names = command.split()[: 2 if command.split()[:1] == ["spec"] else 1]
         name = " ".join(names)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,9 +54,7 @@ def vbox(virtualbox_root: Path, tmp_path: Path, tmp_path_factory: pytest.TempPat
     """A VirtualBox in a network of its own, with a host-only interface as its kernel driver would have made it."""
     shared = [tmp_path_factory.getbasetemp()]
     with chroot.start(virtualbox_root, tmp_path / "virtualbox", shared, network=True) as virtualbox:
-        inside = ["nsenter", f"--target={virtualbox.pid}", "--net"]
-        for command in ("link add vboxnet0 type bridge", "addr add 192.168.56.1/24 dev vboxnet0"):
-            subprocess.run([*inside, "ip", *command.split()], check=True)
+        virtualbox.add_host_only("192.168.56.1/24")
         yield virtualbox
 
 

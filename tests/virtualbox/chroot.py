@@ -71,6 +71,14 @@ class VBox:
         pairs = re.finditer(r'^"?([^"=\n]+)"?=(?:"(.*?)"|([^"\n]*))$', said, re.MULTILINE | re.DOTALL)
         return {pair[1]: pair[2] if pair[2] is not None else pair[3] for pair in pairs}
 
+    def add_host_only(self, address: str) -> None:
+        """A host-only interface as its kernel driver would have made it, with an address like 192.168.56.1/24.
+
+        For one that was started with a network of its own.
+        """
+        for words in ("link add vboxnet0 type bridge", f"addr add {address} dev vboxnet0"):
+            run(["nsenter", f"--target={self.pid}", "--net", "ip", *words.split()], timeout=STOP_SECONDS)
+
 
 def cache() -> Path:
     """The folder that keeps what tests build once."""
