@@ -309,16 +309,17 @@ def _run(job: Bake, reporter: Reporter, log: TextIO) -> Outcome:
     environment = {PLAN_VARIABLE: str(plan_file), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     environment["TMPDIR"] = plan.work
     try:
-        packer.build(
-            job.packer,
-            job.argv,
-            cwd=Path(plan.work),
-            env=environment,
-            log=log,
-            on_event=watch,
-            timeout=PACKER_TIMEOUT,
-            secrets=template.secrets(job.template, job.values),
-        )
+        with machine.discs_forgotten(plan, job.values):
+            packer.build(
+                job.packer,
+                job.argv,
+                cwd=Path(plan.work),
+                env=environment,
+                log=log,
+                on_event=watch,
+                timeout=PACKER_TIMEOUT,
+                secrets=template.secrets(job.template, job.values),
+            )
     except CommandError as error:
         reporter.fail()
         raised = error if failure is None else failure

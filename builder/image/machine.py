@@ -6,15 +6,16 @@ machine forgets (scripts/90-generalise.sh) and which goes away with the work fol
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder import command
+from builder import command, interrupts
 from builder.acceleration import detect
-from builder.errors import InputError, MissingError, Problem
+from builder.errors import HapxError, InputError, MissingError, Problem
 from builder.image.diff import disks
 from builder.image.diff.ext4 import FileSystem
 from builder.image.plan import BakePlan
@@ -117,6 +118,32 @@ def write_seed(plan: BakePlan) -> None:
     command.run([*disc, str(seed / "user-data"), str(seed / "meta-data")], timeout=TOOL_SECONDS)
     preseed = Path(plan.template, "installer", "preseed.cfg")
     (seed / "preseed.cfg").write_text(preseed.read_text().replace("@RELEASE@", plan.release))
+
+
+@contextlib.contextmanager
+def discs_forgotten(plan: BakePlan, values: Mapping[str, object]) -> Iterator[None]:
+    """After the block VirtualBox knows no disc that it got to know for this bake, whatever its source is.
+
+    Packer takes discs out of a machine that it removes; VirtualBox keeps them on its list, there or gone.
+    """
+    machine = MACHINES.get(plan.source)
+    if machine is None or "VBoxManage" not in machine.programs:
+        yield
+        return
+    known = _discs()
+    try:
+        yield
+    finally:
+        with interrupts.held(), contextlib.suppress(HapxError):
+            for disc in _discs() - known:
+                if Path(disc).is_relative_to(plan.work) or disc == values[machine.base]:
+                    command.run(["VBoxManage", "closemedium", "dvd", disc], timeout=TOOL_SECONDS, check=False)
+
+
+def _discs() -> set[str]:
+    """The paths of all CDs and DVDs on VirtualBox's list."""
+    listed = command.run(["VBoxManage", "list", "dvds"], timeout=TOOL_SECONDS).stdout
+    return set(re.findall(r"^Location: +(\S.*)$", listed, re.MULTILINE))
 
 
 def adopt(plan: BakePlan) -> None:

@@ -88,7 +88,6 @@ def _cluster_settings(cluster: Cluster) -> dict[str, Any]:
         "timezone": cluster.timezone,
         "users": [_user(user, cluster.ssh.keys if user is cluster.users[0] else ()) for user in cluster.users],
         "disable_root": True,
-        "ssh_pwauth": False,
         # A changed seed is a new instance to cloud-init, but the node is the same one, and known by its keys. The image
         # has none, so each node's are its own all the same.
         "ssh_deletekeys": False,

@@ -11,3 +11,7 @@ find . -name __pycache__ -prune -o -type f -print | while IFS= read -r file; do
     [ ! -x "$file" ] || mode=0755
     install -m "$mode" "$file" "/$file"
 done
+
+# Python would compile the node's tool at its first start, on the way to the floating IP. By content, not by time: the
+# same bytes from each bake.
+PYTHONHASHSEED=0 python3 -m compileall -q --invalidation-mode unchecked-hash /usr/lib/hapx

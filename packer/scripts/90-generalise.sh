@@ -49,3 +49,6 @@ find /var/tmp /tmp -mindepth 1 -delete 2>/dev/null || true
 # What systemd-resolved found when it was installed: the name server of the machine that bakes.
 rm -f /etc/.resolv.conf.systemd-resolved.bak
 rm -f /etc/*- /etc/.pwd.lock /var/cache/ldconfig/aux-cache
+
+# Caches of what is in /usr are as new as /usr: no boot makes them again (systemd-update-done.service(8)).
+touch -r /usr /etc/.updated /var/.updated

@@ -145,6 +145,7 @@ class VirtualBox:
         storage.check_children(self._manage, found)
         if _is_on(found):
             self.power_off(name)
+        storage.remove_detached(self._manage, found)
         self.remove(found)
         return True
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from builder.errors import BusyError, HapxError, InputError
 from builder.hypervisor import ExtraDisk, State
-from builder.hypervisor.virtualbox import plan, reading, said
+from builder.hypervisor.virtualbox import mark, plan, reading, said
 from builder.hypervisor.virtualbox.manage import LONG, QUICK, Manage
 from builder.hypervisor.virtualbox.reading import Settings
 
@@ -38,15 +38,28 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class DiskStep:
-    """What is to be done about a disk: `make` it, attach it at `port` (None: it is), `grow` it."""
+    """What is to be done about a disk: `make` it, attach it at `port` (None: it is), `grow` it, or take it off.
+
+    `mark` it, as it is attached, where it does not have our mark yet.
+    """
 
     path: PurePosixPath
     size_mib: int
     port: int | None
     make: bool = False
+    mark: bool = True
     grow: bool = False
+    detach: bool = False
+    """From `port`: the spec has it no more. Its file stays, with what is on it."""
     format: str = "VDI"
     variant: str = "Standard"
+
+    @property
+    def words(self) -> str:
+        """What changes by it."""
+        return f"disk {self.path.stem}: " + (
+            f"detached, kept as {self.path}" if self.detach else f"{self.size_mib} MiB"
+        )
 
 
 def cd_path(found: Settings, content: bytes) -> PurePosixPath:
@@ -83,10 +96,20 @@ def attach_cd(manage: Manage, found: Settings, seed: Path, *, slot: tuple[str, i
 
 
 def plan_disks(manage: Manage, found: Settings, disks: Sequence[ExtraDisk]) -> list[DiskStep]:
-    """What is to be done for each of the node's additional disks; raises InputError for one that would shrink."""
+    """What is to be done for each of the node's additional disks; raises InputError for one that would shrink.
+
+    Those that were made for it and that the spec has no more are detached; what somebody else has attached stays.
+    """
     controller = plan.disk_controller(found)
     taken: set[int] = set()
-    steps = []
+    wanted_names = {disk.name for disk in disks}
+    steps = [
+        DiskStep(path, 0, medium.port, detach=True)
+        for medium in found.media
+        if medium.controller == controller.name
+        and (path := PurePosixPath(medium.path)).stem not in wanted_names
+        and _is_disk(found, path, medium.uuid)
+    ]
     for disk in disks:
         wanted = DiskStep(
             found.folder / f"{disk.name}.vdi", disk.size_mib, plan.free_port(found, controller, taken), make=True
@@ -108,7 +131,10 @@ def step(manage: Manage, found: Settings, wanted: DiskStep) -> DiskStep:
             hint="destroy the machine to make it anew",
         )
     attached = found.uuid in reading.users(said_of)
-    return replace(wanted, make=False, grow=has < wanted.size_mib, port=None if attached else wanted.port)
+    # One that a run was cut off before has no mark; the UUID of one that others were made of is theirs too.
+    marked = _is_disk(found, wanted.path, reading.image_uuid(said_of)) or reading.has_children(said_of)
+    port = None if attached else wanted.port
+    return replace(wanted, make=False, mark=not marked, grow=has < wanted.size_mib, port=port)
 
 
 def converge_disks(manage: Manage, found: Settings, steps: Sequence[DiskStep]) -> Part:
@@ -116,11 +142,15 @@ def converge_disks(manage: Manage, found: Settings, steps: Sequence[DiskStep]) -
     part = Part()
     running = found.state not in (State.OFF, State.BROKEN)
     for each in steps:
-        words = f"disk {each.path.stem}: {each.size_mib} MiB"
         if each.port is None and not each.grow:
             continue
         if running:
-            part.later.append(words)
+            part.later.append(each.words)
+            continue
+        at = [f"--storagectl={plan.disk_controller(found).name}", f"--port={each.port}", "--device=0", "--type=hdd"]
+        if each.detach:
+            manage.run("storageattach", found.uuid, *at, "--medium=none")
+            part.done.append(each.words)
             continue
         if each.make:
             about = [f"--size={each.size_mib}", f"--format={each.format}", f"--variant={each.variant}"]
@@ -128,10 +158,18 @@ def converge_disks(manage: Manage, found: Settings, steps: Sequence[DiskStep]) -
         if each.grow:
             manage.run("modifymedium", "disk", str(each.path), f"--resize={each.size_mib}", timeout=LONG)
         if each.port is not None:
-            at = [f"--storagectl={plan.disk_controller(found).name}", f"--port={each.port}", "--device=0"]
-            manage.run("storageattach", found.uuid, *at, "--type=hdd", f"--medium={each.path}")
-        part.done.append(words)
+            mine = [f"--setuuid={mark.fresh_uuid(_disk_name(found, each.path))}"] if each.mark else []
+            manage.run("storageattach", found.uuid, *at, f"--medium={each.path}", *mine)
+        part.done.append(each.words)
     return part
+
+
+def remove_detached(manage: Manage, found: Settings) -> None:
+    """Delete the disks that were made for a machine and do not hang at it any more."""
+    attached = {medium.uuid for medium in found.media}
+    for disk in reading.disks(manage.run("list", "hdds").stdout):
+        if disk.uuid not in attached and _is_disk(found, disk.path, disk.uuid):
+            manage.run("closemedium", "disk", disk.uuid, "--delete")
 
 
 def default_folder(manage: Manage) -> PurePosixPath:
@@ -193,6 +231,15 @@ def check_children(manage: Manage, found: Settings) -> None:
             f"{manage.where}: linked clones hang on the disk of {found.name}: {', '.join(names)}",
             hint="destroy those first",
         )
+
+
+def _is_disk(found: Settings, path: PurePosixPath, uuid: str) -> bool:
+    """Whether an image is an additional disk that was made for the machine."""
+    return path.parent == found.folder and uuid != "" and mark.is_ours(uuid, _disk_name(found, path))
+
+
+def _disk_name(found: Settings, path: PurePosixPath) -> str:
+    return f"{found.name}/{path.stem}"
 
 
 def _living(manage: Manage, folder: PurePosixPath) -> Settings | None:
