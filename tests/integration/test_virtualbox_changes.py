@@ -6,6 +6,7 @@ before the real one says, which also takes down what the machine would have been
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from pathlib import Path
@@ -147,7 +148,7 @@ class TestStates:
         before = node.shown()
         with pytest.raises(InputError, match="node01 is saved") as error:
             node.host.converge(node.machine(SPEC.replace("cpus: 2", "cpus: 4")))
-        assert error.value.hint == "start or stop it, then run this again"
+        assert "VBoxManage discardstate node01" in error.value.hint
         assert node.shown() == before
         with pytest.raises(MissingError, match="its kernel driver is not loaded"):
             node.host.start("node01")
@@ -155,18 +156,21 @@ class TestStates:
         assert node.host.destroy("node01")
         assert not node.folder.exists()
 
-    def test_a_saved_machine_is_stopped(self, node: Node) -> None:
+    def test_a_state_that_was_discarded(self, node: Node) -> None:
         state = node.folder / "a.sav"
         state.write_bytes(b"what its memory was")
         node.vbox.manage("adoptstate", "node01", state)
-        assert node.host.stop("node01", timeout=1)
-        assert node.state() is State.OFF
         assert not node.host.stop("node01", timeout=1)
+        assert node.state() is State.SAVED
+        node.vbox.manage("discardstate", "node01")
         assert node.host.converge(node.machine(SPEC.replace("cpus: 2", "cpus: 4"))).changes == ("CPUs: 4",)
 
     def test_aborted(self, node: Node) -> None:
         """Its process was killed: it is off, and takes everything."""
         settings = node.folder / "node01.vbox"
+        # A linked clone's disk cannot be registered again.
+        node.host.destroy("node01")
+        node.host.converge(dataclasses.replace(node.machine(SPEC), linked=False))
         node.vbox.manage("unregistervm", "node01")
         settings.write_text(settings.read_text().replace("<Machine ", '<Machine aborted="true" ', 1))
         node.vbox.manage("registervm", settings)

@@ -240,9 +240,10 @@ class VirtualBox:
             serial=found.folder / SERIAL,
         )
         if found.state not in (State.OFF, State.RUNNING, State.PAUSED, State.BROKEN):
-            raise InputError(
-                f"{self.where}: {machine.name} is {found.state}", hint="start or stop it, then run this again"
-            )
+            first = "wait until that is over"
+            if found.state is State.SAVED:
+                first = f"hapx-build start resumes it, VBoxManage discardstate {machine.name} is the plug"
+            raise InputError(f"{self.where}: {machine.name} is {found.state}", hint=f"{first}; then run this again")
         changes = plan.changes(wanted, found, modes, self._manage.dialect)
         disks = storage.plan_disks(self._manage, found, machine.disks)
         self.apply(found, changes)

@@ -169,7 +169,7 @@ def remove_detached(manage: Manage, found: Settings) -> None:
     attached = {medium.uuid for medium in found.media}
     for disk in reading.disks(manage.run("list", "hdds").stdout):
         if disk.uuid not in attached and _is_disk(found, disk.path, disk.uuid):
-            manage.run("closemedium", "disk", disk.uuid, "--delete")
+            manage.run("closemedium", "disk", str(disk.path), "--delete")
 
 
 def default_folder(manage: Manage) -> PurePosixPath:
@@ -214,7 +214,8 @@ def sweep(manage: Manage, folder: PurePosixPath) -> bool:
         return False
     for disk in reading.disks(manage.run("list", "hdds").stdout):
         if disk.path.is_relative_to(folder):
-            manage.run("closemedium", "disk", disk.uuid, check=False)
+            # Not by its UUID: VBoxSVC goes on finding an image by the one that --setuuid replaced.
+            manage.run("closemedium", "disk", str(disk.path), check=False)
     return manage.place.run(["sh", "-c", _SWEEP, str(folder)], timeout=LONG, check=False).returncode == 0
 
 
