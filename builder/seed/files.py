@@ -113,8 +113,6 @@ def _membership(cluster: Cluster, nodes: list[dict[str, Any]]) -> dict[str, Any]
         "token": cluster.corosync.token,
         "token_coefficient": derived.TOKEN_COEFFICIENT,
         "consensus": derived.consensus(cluster),
-        "ping_interval": cluster.corosync.token // derived.PINGS_OF_A_LINK,
-        "ping_timeout": cluster.corosync.token // derived.PATIENCE_WITH_A_LINK,
         "two_node": derived.two_node(cluster),
         "qdevice": _qdevice(cluster),
     }

@@ -27,12 +27,6 @@ TWO_NODE_CONSENSUS = 200
 """Milliseconds. Of two nodes one is left when the token is lost: there is nobody to wait for. corosync.conf(5) calls
 anything between the join timeout (50 ms) and the token safe."""
 
-PINGS_OF_A_LINK = 20
-PATIENCE_WITH_A_LINK = 5
-"""knet pings each link so often in a token's time, and gives it up after a fifth of that without an answer. With
-corosync.conf(5)'s own half of a token the loss of the first link cost the membership, and both nodes had the floating
-IP for half a second, though the second link was there all the time."""
-
 
 @dataclass(frozen=True, slots=True)
 class Link:

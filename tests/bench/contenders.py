@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -137,7 +136,6 @@ class Guide(Contender):
         text = (shipped("seeds") / "templates/corosync.conf.j2").read_text()
         text = text.replace("{{ token }}", "3000\n    token_retransmits_before_loss_const: 10")
         text = text.replace("{{ consensus }}", "3600").replace("{{ token_coefficient }}", "650")
-        text = re.sub(r" *knet_ping_\w+: .*\n", "", text)
         (templates / "corosync.conf.j2").write_text(text)
 
     def configure(self, cluster: Lab) -> None:
