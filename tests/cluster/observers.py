@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -82,6 +82,14 @@ class Program:
         end(self._process)
         self._log.close()
         self._read.close()
+
+
+class Vlans(Program):
+    """The VLANs of a wire as interfaces in the world, each by its name, whatever the kernel knows of 802.1Q."""
+
+    def __init__(self, world: World, wire: str, vlans: Mapping[str, int]) -> None:
+        super().__init__(world, "vlans", wire, *(f"{name}={number}" for name, number in vlans.items()))
+        wait_until(lambda: bool(self.news()), 10, "the VLANs are there")
 
 
 class Client:

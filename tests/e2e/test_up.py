@@ -1,8 +1,10 @@
 """One cluster from the baked OVA, from `up` to `destroy`, on two hosts under whatever runs guests here.
 
-The hosts are two libvirtds in one world: a bridge joins them, with the client, and the web servers behind HAProxy. A
-boot takes minutes where the processor is emulated, so all tests share one cluster and run in their order; what each
-measures is shown in the end. Times here say that it happens; what it takes on a processor is for the containers' tests.
+The hosts are two libvirtds in one world. One wire joins them, with VLANs on it as in the guide's DMZ: in one the
+floating IP alone, with the client, in the other the nodes, with the web servers behind HAProxy. One node boots by BIOS,
+one by UEFI. A boot takes minutes where the processor is emulated, so all tests share one cluster, and run in their
+order; what each measures is shown in the end. Times here say that it happens; what it takes on a processor is for the
+containers' tests.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import yaml
 
 from builder.command import Result, run
 from tests.cluster import world as worlds
-from tests.cluster.observers import Backends, Client
+from tests.cluster.observers import Backends, Client, Vlans
 from tests.cluster.world import World
 from tests.e2e import hosts
 from tests.e2e.hosts import Host
@@ -32,7 +34,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.vms]
 
 # Addresses of examples (RFC 5737).
 VIP = "192.0.2.10"
-GATEWAY = "192.0.2.1"
+CLIENT = "192.0.2.1"
+GATEWAY = "198.51.100.1"
+VLANS = {"vlan41": 41, "vlan43": 43}
 SERVERS = (("web1", GATEWAY, 8001), ("web2", GATEWAY, 8002), ("web3", GATEWAY, 8003))
 NODES = ("node1", "node2")
 UP_SECONDS = 900.0
@@ -58,20 +62,22 @@ class Site:
             "name": "pair",
             "machine": {"cpus": 1, "memory_mib": 1024},
             "networks": {
-                "public": {"kind": "bridged", "name": "public", "subnets": ["192.0.2.0/24"]},
-                "link": {"kind": "bridged", "name": "link", "subnets": ["198.51.100.0/24"]},
+                "dmz": {"kind": "bridged", "name": "dmz"},
+                "vip": {"vlan": 41, "parent": "dmz", "subnets": ["192.0.2.0/24"]},
+                "cluster": {"vlan": 43, "parent": "dmz", "subnets": ["198.51.100.0/24"]},
             },
             "nodes": [
                 {
                     "name": name,
                     "host": self.hosts[name].uri,
-                    "addresses": {"public": f"192.0.2.{10 + number}", "link": f"198.51.100.{10 + number}"},
+                    "firmware": firmware,
+                    "addresses": {"cluster": f"198.51.100.{10 + number}"},
                 }
-                for number, name in enumerate(NODES, 1)
+                for number, (name, firmware) in enumerate(zip(NODES, ("bios", "uefi"), strict=True), 1)
             ],
-            "vips": [{"address": VIP, "network": "public"}],
+            "vips": [{"address": VIP, "network": "vip"}],
             # Two emulated machines on two busy cores are late now and then without being lost.
-            "corosync": {"links": ["public", "link"], "token": 10_000},
+            "corosync": {"links": ["cluster"], "token": 10_000},
             "haproxy": {
                 "frontends": [{"name": "web", "port": 80, "mode": "http", "backend": "web"}],
                 "backends": [
@@ -150,12 +156,13 @@ def site(baked: Path, tmp_path_factory: pytest.TempPathFactory, pytestconfig: py
     artifacts = Path(os.environ.get("HAPX_TEST_ARTIFACTS") or pytestconfig.rootpath / "dist" / "test-artifacts")
     artifacts.mkdir(parents=True, exist_ok=True)
     with worlds.create(tmp_path_factory.mktemp("w")) as world:
+        vlans = Vlans(world, "wire", VLANS)
         world.ip(
-            "link add name public type bridge forward_delay 0",
-            "link add name link type bridge forward_delay 0",
-            f"address add {GATEWAY}/24 dev public",
-            "link set dev public up",
-            "link set dev link up",
+            "link add name dmz type bridge forward_delay 0",
+            "link set dev wire master dmz",
+            f"address add {CLIENT}/24 dev vlan41",
+            f"address add {GATEWAY}/24 dev vlan43",
+            *(f"link set dev {name} up" for name in ("dmz", "wire", *VLANS)),
         )
         backends = Backends(world, SERVERS)
         client = Client(world, VIP)
@@ -167,6 +174,7 @@ def site(baked: Path, tmp_path_factory: pytest.TempPathFactory, pytestconfig: py
             yield made
         client.stop()
         backends.stop()
+        vlans.stop()
 
 
 @pytest.fixture(scope="module")
@@ -342,6 +350,21 @@ def test_a_node_without_corosync_restarts_itself_and_rejoins(up: Site, note_time
     assert owners(up) == [other]
 
 
+def test_a_node_whose_kernel_panics_restarts_itself_and_rejoins(up: Site, note_time: Callable[[str], None]) -> None:
+    active = up.holder()
+    (other,) = {*NODES} - {active}
+    boot = up.inside(active, "cat", "/proc/sys/kernel/random/boot_id")
+    since = time.monotonic()
+    up.inside(active, "sh", "-c", "{ sleep 1; echo c >/proc/sysrq-trigger; } >/dev/null 2>&1 &")
+    up.wait("the other holds it", lambda: f" {VIP}/" in up.inside(other, "ip", "-4", "address", "show"), MOVE_SECONDS)
+    up.client.wait_served(since + 1, MOVE_SECONDS)
+    outage = up.client.outage(since)
+    up.told("up")
+    note_time(f"kernel panic: {outage:.2f} s; back as a member {time.monotonic() - since:.0f} s after")
+    assert up.inside(active, "cat", "/proc/sys/kernel/random/boot_id") != boot
+    assert owners(up) == [other]
+
+
 def test_up_brings_a_node_back_whose_power_was_cut(up: Site, note_time: Callable[[str], None]) -> None:
     active = up.holder()
     (other,) = {*NODES} - {active}
@@ -366,5 +389,5 @@ def test_down_and_destroy_leave_nothing(up: Site) -> None:
         assert (left["machines"], left["networks"]) == ([], [])
         assert [name for name in left["volumes"] if ".base." not in name] == []
     links = json.loads(up.world.run("ip", "-json", "link").stdout)
-    assert sorted(link["ifname"] for link in links) == ["link", "lo", "public"]
+    assert sorted(link["ifname"] for link in links) == sorted(["dmz", "lo", "wire", *VLANS])
     assert subprocess.run(["pgrep", "-f", f"guest={NODES[0]},"], check=False, capture_output=True).returncode == 1

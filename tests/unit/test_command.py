@@ -400,6 +400,21 @@ def test_the_command_as_typed():
     assert command.format_argv(["echo", "a b", "$c"]) == "echo 'a b' '$c'"
 
 
+def test_errors_are_told_while_it_writes_them(tmp_path: Path):
+    """On one line that does not end before the program does, and that it waits in the middle of."""
+    told: list[str] = []
+
+    def take(text: str) -> None:
+        told.append(text)
+        if text.endswith("10%..."):
+            (tmp_path / "go").touch()
+
+    script = f"printf 0%...10%... >&2; while ! test -e {tmp_path}/go; do sleep 0.02; done; echo 100% >&2; echo out"
+    result = command.run(["sh", "-c", script], on_errors=take, timeout=30)
+    assert told[-1] == result.stderr == "0%...10%...100%\n"
+    assert result.stdout == "out\n"
+
+
 class TestBeside:
     def test_runs_until_the_block_ends(self, tmp_path: Path):
         with command.beside(["sh", "-c", f"echo one; echo two; cat; touch {tmp_path}/ended"]) as line:

@@ -172,6 +172,19 @@ class TestReading:
     def test_version(self, text: str, version: tuple[int, int] | None) -> None:
         assert reading.version(text) == version
 
+    @pytest.mark.parametrize(
+        ("said", "percent"),
+        [
+            ("", None),
+            ("0%...10%...90%...100%\nInterpreting /a/50%.ova...\nOK.\n", None),
+            ("0%...100%\nInterpreting /a/50%.ova...\nOK.\n0%...", 0),
+            ("0%...100%\nInterpreting /a/50%.ova...\nOK.\n0%...10%...2", 10),
+            ("0%...100%\nInterpreting /a/50%.ova...\nOK.\n0%...10%...20%...90%...100%\n", 100),
+        ],
+    )
+    def test_how_far_an_import_is(self, said: str, percent: int | None) -> None:
+        assert reading.percent(said) == percent
+
     def test_machines(self) -> None:
         text = f'{WARNING}"a "b" {{c}}" {{20397349-59A5-8363-882d-05cc8cc06a34}}\n"<inaccessible>" {{no uuid}}\n'
         assert reading.machines(text) == [('a "b" {c}', "20397349-59a5-8363-882d-05cc8cc06a34")]
