@@ -95,6 +95,7 @@ def run(
     env: Mapping[str, str] | None = None,
     input: str | None = None,
     on_line: Callable[[str], None] | None = None,
+    on_errors: Callable[[str], None] | None = None,
     log: IO[str] | None = None,
     check: bool = True,
     grace: float = 10.0,
@@ -104,9 +105,10 @@ def run(
 
     `timeout` and `grace` are seconds; `env` is added to this process' environment; `input` is its standard input
     (closed when None). With `on_line`, each line of its output and errors, merged, goes to the callback as it comes;
-    `log` gets the same lines. `check` raises CommandError for any exit code but 0. `first` is for a program that ends
-    its children without asking: it picks, by the name of the file they execute, those of its descendants that get
-    SIGTERM, and half of `grace`, before the program itself does.
+    `log` gets the same lines. `on_errors` is for a program that writes how far it is on a line that does not end: it
+    gets all of the program's errors so far whenever there are more. `check` raises CommandError for any exit code but
+    0. `first` is for a program that ends its children without asking: it picks, by the name of the file they execute,
+    those of its descendants that get SIGTERM, and half of `grace`, before the program itself does.
 
     Raises MissingError (no such program), CommandError (it could not be started, or failed), CommandTimeoutError;
     KeyboardInterrupt and whatever else is raised meanwhile passes through after the program has ended.
@@ -127,7 +129,7 @@ def run(
             on_line(line)
 
     stdout: _Sink = _Lines(take) if streaming else _Text()
-    stderr: _Sink = _Text()
+    stderr: _Sink = _Text(on_errors)
     started = time.monotonic()
     deadline = None if timeout is None else started + timeout
     try:
@@ -277,13 +279,16 @@ class _Sink(Protocol):
 
 
 class _Text:
-    """Keeps everything."""
+    """Keeps everything; `tell` gets it whenever it is more."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[str], None] | None = None) -> None:
         self._chunks: list[bytes] = []
+        self._tell = tell
 
     def feed(self, chunk: bytes) -> None:
         self._chunks.append(chunk)
+        if self._tell is not None:
+            self._tell(self.close())
 
     def close(self) -> str:
         text = b"".join(self._chunks).decode(errors="replace")

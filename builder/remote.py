@@ -40,7 +40,7 @@ SOCKET_LENGTH = 85  # sun_path has 104 bytes at least (unix(7); macOS), and ssh 
 SSH_FAILED = 255  # ssh(1), EXIT STATUS
 NOT_FOUND = 127  # POSIX shells
 
-OnLine = Callable[[str], None]
+OnText = Callable[[str], None]
 
 
 class Place(Protocol):
@@ -51,8 +51,10 @@ class Place(Protocol):
         """As people and the spec name it: "this machine", "ssh://user@host"."""
         ...
 
-    def run(self, argv: Sequence[str], *, timeout: float, check: bool = True) -> Result:
-        """Run a program there, in the folder that is home; raises as `command.run`, and UnreachableError."""
+    def run(
+        self, argv: Sequence[str], *, timeout: float, check: bool = True, on_errors: OnText | None = None
+    ) -> Result:
+        """Run a program there, in the folder that is home, as `command.run` does; raises UnreachableError too."""
         ...
 
     def put(self, source: Path, target: PurePosixPath, *, mode: int) -> bool:
@@ -80,9 +82,11 @@ class Here:
 
     where = "this machine"
 
-    def run(self, argv: Sequence[str], *, timeout: float, check: bool = True) -> Result:
+    def run(
+        self, argv: Sequence[str], *, timeout: float, check: bool = True, on_errors: OnText | None = None
+    ) -> Result:
         """See `Place`."""
-        return command.run(argv, timeout=timeout, check=check)
+        return command.run(argv, timeout=timeout, check=check, on_errors=on_errors)
 
     def put(self, source: Path, target: PurePosixPath, *, mode: int) -> bool:
         """See `Place`."""
@@ -204,9 +208,11 @@ class Ssh:
         private = there.st_uid == os.getuid() and stat.S_ISDIR(there.st_mode) and not there.st_mode & 0o077
         return path if private and len(str(path)) <= SOCKET_LENGTH else None
 
-    def run(self, argv: Sequence[str], *, timeout: float, check: bool = True) -> Result:
+    def run(
+        self, argv: Sequence[str], *, timeout: float, check: bool = True, on_errors: OnText | None = None
+    ) -> Result:
         """See `Place`."""
-        result = command.run([*self._argv, _remote(argv)], timeout=timeout, check=False)
+        result = command.run([*self._argv, _remote(argv)], timeout=timeout, check=False, on_errors=on_errors)
         self._judge(result)
         if check and result.returncode != 0:
             raise command.failure(result, (result.stderr or result.stdout).splitlines()[-command.TAIL_LINES :])

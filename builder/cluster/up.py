@@ -136,9 +136,13 @@ def _bases(fleet: Fleet, request: Request, crew: Crew, reporter: Reporter) -> di
         if chosen.path is not None:
             path = chosen.path
 
+            def advance(done: int, total: int) -> None:
+                if len(needing) == 1:  # of several at once, none is the measure
+                    reporter.advance(done, total, unit="B")
+
             def add(host: Hypervisor) -> bool:
                 with alone(host, reporter):
-                    return host.import_base(path, chosen.base)
+                    return host.import_base(path, chosen.base, on_progress=advance)
 
             with reporter.stage("import", title=f"Import {chosen.base.name}"):
                 crew.each(needing, add)

@@ -26,7 +26,8 @@ http {{
   client_body_temp_path {data}/.bodies;
   client_max_body_size 0;
   server {{
-    listen 127.0.0.1:{port};
+    listen 127.0.0.1:{port}{ssl};
+    {certificate}
     root {data};
     location / {{
       dav_methods PUT;
@@ -115,11 +116,16 @@ def running(argv: list[str], port: int, folder: Path, *, small: bool = False) ->
 
 
 @contextlib.contextmanager
-def nginx(folder: Path, *, password_file: Path | None = None, small: bool = False) -> Iterator[Server]:
-    """nginx, which takes PUT."""
+def nginx(
+    folder: Path, *, password_file: Path | None = None, small: bool = False, certificate: Path | None = None
+) -> Iterator[Server]:
+    """nginx, which takes PUT; with a file that has a certificate and its key it speaks TLS."""
     port = free_port()
     auth = f"auth_basic hapx; auth_basic_user_file {password_file};" if password_file else ""
-    text = NGINX.format(folder=folder, data=folder / "data", port=port, auth=auth)
+    ssl, tls = (
+        (" ssl", f"ssl_certificate {certificate}; ssl_certificate_key {certificate};") if certificate else ("", "")
+    )
+    text = NGINX.format(folder=folder, data=folder / "data", port=port, auth=auth, ssl=ssl, certificate=tls)
     (folder / "nginx.conf").write_text(text)
     (folder / "data").mkdir(exist_ok=True)
     argv = ["/usr/sbin/nginx", "-e", str(folder / "error.log"), "-p", str(folder), "-c", str(folder / "nginx.conf")]

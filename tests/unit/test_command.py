@@ -409,7 +409,7 @@ def test_errors_are_told_while_it_writes_them(tmp_path: Path):
         if text.endswith("10%..."):
             (tmp_path / "go").touch()
 
-    script = f"printf 0%...10%... >&2; while ! test -e {tmp_path}/go; do sleep 0.02; done; echo 100% >&2; echo out"
+    script = f"printf %s 0%...10%... >&2; while ! test -e {tmp_path}/go; do sleep 0.02; done; echo 100% >&2; echo out"
     result = command.run(["sh", "-c", script], on_errors=take, timeout=30)
     assert told[-1] == result.stderr == "0%...10%...100%\n"
     assert result.stdout == "out\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from builder import interrupts
@@ -52,7 +53,7 @@ class Bases:
         raise self._absent(base.name)
 
     def add(self, ova: Path, base: Base, *, on_progress: Progress | None = None) -> bool:
-        """Import an OVA; see `Hypervisor.import_base`. Only its start and its end are told of."""
+        """Import an OVA; see `Hypervisor.import_base`."""
         for found in self._manage.named(base.name):
             there = mark.read_base(found.description)
             if there is None or there.name != base.name:
@@ -67,23 +68,24 @@ class Bases:
                     hint="import this one under another name (--name), or remove that one and the machines made of it",
                 )
         size = ova.stat().st_size
-        if on_progress is not None:
-            on_progress(0, size)
+
+        def on_percent(percent: int) -> None:
+            if on_progress is not None:
+                on_progress(size * percent // 100, size)
+
         place = self._manage.place
         near = place.fetchable(ova)
         copied = PurePosixPath(f".cache/hapx-build/{base.sha256[:16]}/{ova.name}")
         if near is None:
             place.put(ova, copied, mode=0o600)
         try:
-            self._import(str(near or copied), base)
+            self._import(str(near or copied), base, on_percent)
         except BaseException:
             with interrupts.held(), contextlib.suppress(HapxError):
                 self._sweep(base)
             raise
         if near is None:
             place.run(["rm", "-rf", "--", str(copied.parent)], timeout=QUICK)
-        if on_progress is not None:
-            on_progress(size, size)
         return True
 
     def remove(self, name: str) -> None:
@@ -98,16 +100,16 @@ class Bases:
             return
         raise self._absent(name)
 
-    def _import(self, ova: str, base: Base) -> None:
+    def _import(self, ova: str, base: Base, on_percent: Callable[[int], None]) -> None:
         flags = ["--vsys=0", f"--vmname={base.name}", f"--group={mark.BASES}", f"--description={mark.of_base(base)}"]
-        result = self._manage.run("import", ova, *flags, timeout=LONG, check=False)
+        result = self._manage.run("import", ova, *flags, timeout=LONG, check=False, on_percent=on_percent)
         if result.returncode != 0:
             if said.is_in_the_way(result):
                 storage.make_way(self._manage, self._folder(base))
             elif not said.is_digest(result):
                 raise said.error(result, self._manage.where)
             # Seen with VirtualBox 7.2 on a busy machine: it finds a digest wrong that is right, and not the next time.
-            self._manage.run("import", ova, *flags, timeout=LONG)
+            self._manage.run("import", ova, *flags, timeout=LONG, on_percent=on_percent)
         uuid = next(uuid for name, uuid in self._manage.machines() if name == base.name)
         self._manage.run("snapshot", uuid, "take", SNAPSHOT)
 

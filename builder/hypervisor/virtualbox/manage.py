@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
@@ -46,14 +46,20 @@ class Manage:
         """The host as people name it."""
         return self.place.where
 
-    def run(self, *args: str, timeout: float = QUICK, check: bool = True) -> Result:
-        """Run VBoxManage, for a while again where the machine is in use.
+    def run(
+        self,
+        *args: str,
+        timeout: float = QUICK,
+        check: bool = True,
+        on_percent: Callable[[int], None] | None = None,
+    ) -> Result:
+        """Run VBoxManage, for a while again where the machine is in use; `on_percent` is told how far it says it is.
 
         Raises MissingError, UnreachableError, BusyError, and where `check` is on what `said.error` makes of a failure.
         """
         deadline = time.monotonic() + LOCKED
         while True:
-            result = self._run(args, timeout)
+            result = self._run(args, timeout, on_percent)
             if result.returncode == 0:
                 return result
             error = said.error(result, self.where)
@@ -64,10 +70,11 @@ class Manage:
             else:
                 return result
 
-    def _run(self, args: Sequence[str], timeout: float) -> Result:
+    def _run(self, args: Sequence[str], timeout: float, on_percent: Callable[[int], None] | None) -> Result:
         if isinstance(self.place, Here) and command.which(PROGRAM) is None:
             raise MissingError(f"{PROGRAM}: VirtualBox is not installed", hint=HINT)
-        result = self.place.run([PROGRAM, "--nologo", *args], timeout=timeout, check=False)
+        on_errors = None if on_percent is None else _meter(on_percent)
+        result = self.place.run([PROGRAM, "--nologo", *args], timeout=timeout, check=False, on_errors=on_errors)
         if isinstance(self.place, Ssh):
             remote.require(result, PROGRAM, self.where, HINT)
         return result
@@ -152,3 +159,17 @@ class Manage:
             there = ", ".join(sorted(each for each, _ in self.machines())) or "none"
             raise InputError(f"{self.where}: there is no machine {name}", hint=f"there are: {there}")
         return settings
+
+
+def _meter(on_percent: Callable[[int], None]) -> Callable[[str], None]:
+    """Takes what VBoxManage has written to its errors so far, and tells each percentage once."""
+    last = -1
+
+    def take(text: str) -> None:
+        nonlocal last
+        found = reading.percent(text)
+        if found is not None and found != last:
+            last = found
+            on_percent(found)
+
+    return take

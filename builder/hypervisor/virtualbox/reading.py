@@ -133,6 +133,13 @@ def version(text: str) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
+def percent(text: str) -> int | None:
+    """How far an import is, from what it has said so far: 0%...10%...; None while it only reads the descriptor."""
+    _, _, since = text.partition("\nOK.\n")
+    found = re.findall(r"(\d+)%", since)
+    return int(found[-1]) if found else None
+
+
 def machines(text: str) -> list[tuple[str, str]]:
     """Name and UUID of each line of `list vms`."""
     return [(match["name"], match["uuid"].lower()) for match in _LISTED.finditer(text)]
