@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from builder.spec.derived import Subnet
-from builder.spec.model import NetworkKind
+from builder.spec.model import Firmware, NetworkKind
 
 # Done and whole, in bytes.
 Progress = Callable[[int, int], None]
@@ -85,6 +85,7 @@ class Machine:
     """The node's CD on this machine; where it is needed on another, it is copied there."""
     linked: bool = True
     """A linked clone (an overlay over the base's disk), or a full copy."""
+    firmware: Firmware = Firmware.BIOS
 
 
 @dataclass(frozen=True, slots=True)

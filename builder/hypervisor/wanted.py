@@ -25,6 +25,7 @@ def machine(cluster: Cluster, node: Node, base: Base, seed: Path, *, linked: boo
         ),
         seed=seed,
         linked=linked,
+        firmware=derived.firmware(cluster, node),
     )
 
 

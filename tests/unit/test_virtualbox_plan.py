@@ -18,7 +18,7 @@ from builder.hypervisor.virtualbox import VirtualBox, dialect, mark, plan, readi
 from builder.hypervisor.virtualbox.hostonly import fits
 from builder.hypervisor.virtualbox.plan import Plug, Wanted
 from builder.hypervisor.virtualbox.reading import Card, HostOnly
-from builder.spec.model import NetworkKind
+from builder.spec.model import Firmware, NetworkKind
 
 NEW, OLD = dialect.of((7, 2)), dialect.of((6, 1))
 WARNING = "WARNING: The character device /dev/vboxdrv does not exist.\n\t You will not be able to start VMs.\n\n"
@@ -33,6 +33,7 @@ hardwareuuid="20397349-59a5-8363-882d-05cc8cc06a34"
 memory=1024
 vram=16
 cpus=2
+firmware="BIOS"
 VMState="running"
 VMStateChangeTime="2026-01-02T03:04:05.000000000"
 storagecontrollername0="IDE"
@@ -120,6 +121,7 @@ def wanted(**changes: object) -> Wanted:
         "description": "Node node01 of the cluster lab, made by hapx-build from hapx-1.0",
         "cpus": 2,
         "memory_mib": 1024,
+        "firmware": Firmware.BIOS,
         "plugs": {
             1: Plug("nat", None, ("virtio",), "020000000001", "deny"),
             2: Plug("intnet", "lab-link", ("82540EM",), "020000000002", "deny"),
@@ -242,13 +244,29 @@ class TestChanges:
         assert " ".join(changes.modify) == expected
         assert changes.later == []
 
+    @pytest.mark.parametrize(
+        ("found", "firmware", "flags"),
+        [
+            ("BIOS", Firmware.UEFI, ["--firmware", "efi"]),
+            ("EFI", Firmware.UEFI, []),
+            ("EFI64", Firmware.UEFI, []),
+            ("EFI32", Firmware.UEFI, ["--firmware", "efi"]),
+            ("EFI", Firmware.BIOS, ["--firmware", "bios"]),
+            ("EFI", None, []),
+        ],
+    )
+    def test_firmware(self, found: str, firmware: Firmware | None, flags: list[str]) -> None:
+        """What `create` asks for has none: it stays as it is."""
+        machine = shown(firmware=f'"{found}"', cableconnected2='"on"', VMState='"poweroff"')
+        assert plan.changes(wanted(firmware=firmware), machine, {}, NEW).modify == flags
+
     def test_a_running_machine_is_told_what_it_can_take(self) -> None:
         plugs = {
             1: Plug("intnet", "new", ("82540EM",), "020000000001", "allow-vms"),
             2: Plug("intnet", "lab-link", ("82540EM",), "02000000000B", "deny"),
             3: Plug("nat", None, None, None, None),
         }
-        changes = plan.changes(wanted(cpus=4, memory_mib=2048, plugs=plugs), shown(), {}, NEW)
+        changes = plan.changes(wanted(cpus=4, memory_mib=2048, firmware=Firmware.UEFI, plugs=plugs), shown(), {}, NEW)
         assert changes.modify == []
         assert changes.control == [
             ["nic1", "intnet", "new"],
@@ -258,6 +276,7 @@ class TestChanges:
         assert changes.later == [
             "CPUs: 4",
             "memory: 2048 MiB",
+            "firmware: uefi",
             "network card 1: 82540EM",
             "network card 2: MAC address 02000000000B",
             "network card 3: nat",
@@ -337,12 +356,13 @@ class TestErrors:
         assert error.message.startswith("here: ")
 
     def test_a_range_that_is_not_allowed(self) -> None:
-        """As 6.1.28 and later say it (typed up)."""
+        """As 7.2 says it."""
         stderr = (
             "VBoxManage: error: Code E_ACCESSDENIED (0x80070005) - Access denied (extended info not available)\n"
-            "VBoxManage: error: The IP address is not within the allowed ranges, see /etc/vbox/networks.conf\n"
+            'VBoxManage: error: Context: "EnableStaticIPConfig(...)" at line 252 of file VBoxManageHostonly.cpp\n'
         )
-        error = said.error(failed("hostonlyif", stderr=stderr), "here", subnet="10.1.2.0/24")
+        assert type(said.error(failed("modifyvm", stderr=stderr), "here")) is CommandError
+        error = said.error(failed("hostonlyif", "ipconfig", stderr=stderr), "here", subnet="10.1.2.0/24")
         assert type(error) is InputError
         assert "in 10.1.2.0/24" in error.message
         assert "'* 10.1.2.0/24' to /etc/vbox/networks.conf" in error.hint

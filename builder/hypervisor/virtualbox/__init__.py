@@ -215,6 +215,7 @@ class VirtualBox:
             state=State.OFF,
             cpus=0,
             memory_mib=0,
+            firmware="",
             cards=unknown,
             media=(),
             serial=("off", ""),
@@ -236,6 +237,7 @@ class VirtualBox:
             description=mark.of_node(machine.cluster, machine.name, self._base_of(machine, found)),
             cpus=machine.cpus,
             memory_mib=machine.memory_mib,
+            firmware=machine.firmware,
             plugs=plan.plugs(machine.nics, host_only),
             serial=found.folder / SERIAL,
         )

@@ -10,7 +10,7 @@ from builder.errors import InputError, Problem
 from builder.hypervisor import Nic, State
 from builder.hypervisor.virtualbox.dialect import Dialect
 from builder.hypervisor.virtualbox.reading import Card, Controller, Settings
-from builder.spec.model import NetworkKind
+from builder.spec.model import Firmware, NetworkKind
 
 SLOTS = 8  # of the chipset that machines get (PIIX3)
 SYSTEM_PORT = 0
@@ -19,6 +19,7 @@ FIRST_DISK_PORT = 2
 SERIAL_PORT = ("0x3F8", "4")  # a PC's first: ttyS0, where the image has its console
 
 _TYPES = {"e1000": ("82540EM",), "virtio": ("virtio", "Virtio")}  # the first is set, any of them is right
+_FIRMWARE = {Firmware.BIOS: ("bios",), Firmware.UEFI: ("efi", "efi64")}  # as above
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Wanted:
     cpus: int | None
     memory_mib: int | None
     plugs: Mapping[int, Plug]
+    firmware: Firmware | None = None
     serial: PurePosixPath | None = None
     vram_mib: int | None = None
     cpu_hotplug: bool = False
@@ -132,6 +134,8 @@ def _hardware(wanted: Wanted, found: Settings, dialect: Dialect) -> Iterator[tup
         yield f"CPUs: {wanted.cpus}", flags
     if wanted.memory_mib is not None and found.memory_mib != wanted.memory_mib:
         yield f"memory: {wanted.memory_mib} MiB", ["--memory", str(wanted.memory_mib)]
+    if wanted.firmware is not None and found.firmware not in _FIRMWARE[wanted.firmware]:
+        yield f"firmware: {wanted.firmware}", ["--firmware", _FIRMWARE[wanted.firmware][0]]
     if wanted.vram_mib is not None and found.vram_mib != wanted.vram_mib:
         yield f"video memory: {wanted.vram_mib} MiB", ["--vram", str(wanted.vram_mib)]
     if wanted.serial is not None and (found.serial[0] == "off" or found.serial[1] != f"file,{wanted.serial}"):

@@ -96,6 +96,8 @@ class Settings:
     cpus: int
     memory_mib: int
     vram_mib: int
+    firmware: str
+    """bios, efi, efi32, efi64 or efidual."""
     description: str
     cards: Mapping[int, Card]
     controllers: tuple[Controller, ...]
@@ -162,6 +164,7 @@ def settings(text: str) -> Settings:
         cpus=int(values["cpus"]),
         memory_mib=int(values["memory"]),
         vram_mib=int(values.get("vram", "0")),
+        firmware=values["firmware"].lower(),
         description=values.get("description", ""),
         cards=dict(_cards(values)),
         controllers=controllers,

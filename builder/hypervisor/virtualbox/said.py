@@ -11,13 +11,13 @@ from builder.errors import BusyError, CommandError, HapxError, InputError, Missi
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """A failure that is known by what is said; `starting`: only where a machine was to be started."""
+    """A failure that is known by what is said; with `command` only of that one."""
 
     pattern: str
     kind: type[HapxError]
     message: str
     hint: str
-    starting: bool = False
+    command: str = ""
 
 
 _CASES = (
@@ -28,7 +28,7 @@ _CASES = (
         "{where}: VirtualBox cannot start machines: its kernel driver is not loaded",
         "modprobe vboxdrv as root loads it; where that fails, Debian's package virtualbox-dkms, or /sbin/vboxconfig of "
         "VirtualBox's own package, builds it for this kernel",
-        starting=True,
+        command="startvm",
     ),
     _Case(
         r"VERR_VMX_IN_VMX_ROOT_MODE|VERR_SVM_IN_USE",
@@ -50,10 +50,12 @@ _CASES = (
         "/sbin/vboxconfig of VirtualBox's own package, builds them for this kernel",
     ),
     _Case(
-        r"not (with)?in the allowed ranges|networks\.conf",
+        # VirtualBox's daemon looks into the file itself, and says no more than that.
+        r"E_ACCESSDENIED",
         InputError,
         "{where}: VirtualBox does not allow host-only interfaces with an address in {subnet}",
         "as root, add the line '* {subnet}' to /etc/vbox/networks.conf there",
+        command="ipconfig",
     ),
     _Case(
         r"VERR_DISK_FULL|No space left",
@@ -83,9 +85,9 @@ def error(result: Result, where: str, *, subnet: str = "") -> HapxError:
     text = f"{result.stdout}\n{result.stderr}"
     lines = _lines(text)
     details = [f"command: {format_argv(result.argv)}", *lines]
-    starting = any("startvm" in part for part in result.argv)
     for case in _CASES:
-        if (starting or not case.starting) and re.search(case.pattern, text):
+        # Over SSH the command is one part of ssh's.
+        if any(case.command in part for part in result.argv) and re.search(case.pattern, text):
             place = {"where": where, "subnet": subnet or "RANGE/LENGTH"}
             found = case.kind(case.message.format(**place), hint=case.hint.format(**place))
             found.details = tuple(details)
