@@ -52,8 +52,8 @@ variable "hapx_machine" {
 }
 
 locals {
-  # The last words to a machine. What was freed is zeros again, and takes no room in the OVA.
-  shutdown = "fstrim --all || true; systemctl poweroff"
+  # The last words to a machine.
+  shutdown = "systemctl poweroff"
   install = [
     "auto=true", "priority=critical", "locale=C.UTF-8", "keymap=us",
     "hostname=${var.hostname}", "domain=localdomain",
@@ -75,7 +75,6 @@ source "qemu" "cloud" {
   format           = "raw"
   disk_size        = "${var.disk_size_mib}M"
   disk_interface   = "virtio-scsi"
-  disk_discard     = "unmap"
   skip_compaction  = true
   output_directory = var.hapx_machine
   vm_name          = "machine.raw"

@@ -12,10 +12,12 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from builder import command, interrupts
 from builder.acceleration import detect
 from builder.errors import HapxError, InputError, MissingError, Problem
+from builder.image import unused
 from builder.image.diff import disks
 from builder.image.diff.ext4 import FileSystem
 from builder.image.plan import BakePlan
@@ -166,17 +168,19 @@ def adopt(plan: BakePlan) -> None:
         raise InputError(f"{folder}: the machine left no disk there", hint="the log says what Packer did")
     status = plan.root / STATUS
     status.parent.mkdir(parents=True)
-    status.write_bytes(_status(plan.disk))
+    with plan.disk.open("r+b") as disk:
+        start, text = _debian(disk)
+        status.write_bytes(text)
+        unused.clear(disk, start)
 
 
-def _status(disk: Path) -> bytes:
-    """dpkg's list of a disk's packages."""
-    with disk.open("rb") as file:
-        for partition in disks.partitions(file):
-            try:
-                system = FileSystem(file, partition.start)
-                inode = system.find(STATUS)
-            except InputError:
-                continue
-            return b"".join(system.chunks(inode))
+def _debian(disk: BinaryIO) -> tuple[int, bytes]:
+    """Where on a disk the file system with a Debian begins, in bytes, and dpkg's list of its packages."""
+    for partition in disks.partitions(disk):
+        try:
+            system = FileSystem(disk, partition.start)
+            inode = system.find(STATUS)
+        except InputError:
+            continue
+        return partition.start, b"".join(system.chunks(inode))
     raise InputError("the machine's disk has no Debian on an ext4 in a GPT", hint="start from another base")

@@ -2,6 +2,12 @@
 # Takes out everything that would make two clones the same machine, that is secret, or that only the bake needed.
 set -eu
 
+# A machine that runs would write some of it anew when it goes down: its randomness, its clock, its journal.
+if [ -d /run/systemd/system ]; then
+    systemctl stop systemd-random-seed.service chrony.service
+    journalctl --relinquish-var
+fi
+
 # Identity
 : >/etc/machine-id
 rm -f /var/lib/dbus/machine-id
@@ -21,7 +27,7 @@ find /etc/haproxy -name '*.pem' -delete
 
 # Accounts and their traces
 # The door that a bake in a virtual machine came through
-rm -f /etc/ssh/sshd_config.d/00-hapx-bake.conf
+rm -f /etc/ssh/sshd_config.d/00-hapx-bake.conf /etc/ssh/sshd_config.d/50-cloud-init.conf
 rm -rf /root/.ssh /root/.cache /root/.local
 rm -f /root/.bash_history /root/.viminfo /root/.wget-hsts
 find /home -mindepth 1 -maxdepth 1 -exec rm -rf {} +

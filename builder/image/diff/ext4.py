@@ -8,6 +8,7 @@ group descriptors in one place. Anything else is refused, so that nothing is com
 from __future__ import annotations
 
 import hashlib
+import re
 import stat
 import struct
 from collections.abc import Iterator
@@ -21,8 +22,10 @@ ROOT_INODE = 2
 _FILETYPE, _EXTENTS, _64BIT, _FLEX_BG, _LARGEDIR = 0x2, 0x40, 0x80, 0x200, 0x4000
 _RECOVER, _CSUM_SEED, _INLINE_DATA = 0x4, 0x2000, 0x8000
 _UNDERSTOOD = _FILETYPE | _RECOVER | _EXTENTS | _64BIT | _FLEX_BG | _CSUM_SEED | _LARGEDIR
+_BIGALLOC = 0x200  # of the features that a reader may not know: a bit of a bitmap is more than a block
+_BLOCK_UNINIT = 0x2  # of a group: nothing in it was ever given away, and its bitmap was not written
 _EXTENTS_FLAG, _EA_INODE_FLAG = 0x80000, 0x200000
-_EXTENT_MAGIC, _XATTR_MAGIC = 0xF30A, 0xEA020000
+_EXTENT_MAGIC, _XATTR_MAGIC, _JOURNAL_MAGIC = 0xF30A, 0xEA020000, 0xC03B3998
 _UNWRITTEN = 32768  # a longer extent is one that was never written: zeros
 _DEEPEST = 5  # of a tree of extents
 _CHUNK = 1 << 20
@@ -60,7 +63,7 @@ class FileSystem:
         (magic,) = struct.unpack_from("<H", raw, 0x38)
         if magic != MAGIC:
             raise InputError("not an ext4 file system")
-        (incompatible,) = struct.unpack_from("<I", raw, 0x60)
+        incompatible, self._compatible_to_read = struct.unpack_from("<II", raw, 0x60)
         if incompatible & ~_UNDERSTOOD or not incompatible & _EXTENTS:
             raise InputError(f"an ext file system with features that are not read here ({incompatible:#x})")
         self.superblock = raw
@@ -72,13 +75,50 @@ class FileSystem:
         size = struct.unpack_from("<H", raw, 0xFE)[0] if incompatible & _64BIT else 32
         if self.block_size > 65536 or not self._per_group or self._inode_size < 128 or size < 32:
             raise InputError("an ext4 file system whose superblock makes no sense")
+        self._first = first
         self._tables = []
+        self._bitmaps: list[int | None] = []
         groups = -(-self._inodes // self._per_group)
         descriptors = self._at((first + 1) * self.block_size, groups * size)
         for start in range(0, groups * size, size):
             (low,) = struct.unpack_from("<I", descriptors, start + 0x8)
             high = struct.unpack_from("<I", descriptors, start + 0x28)[0] if size >= 64 else 0
             self._tables.append(low | high << 32)
+            (low,) = struct.unpack_from("<I", descriptors, start)
+            high = struct.unpack_from("<I", descriptors, start + 0x20)[0] if size >= 64 else 0
+            written = not struct.unpack_from("<H", descriptors, start + 0x12)[0] & _BLOCK_UNINIT
+            self._bitmaps.append(low | high << 32 if written else None)
+        self.unmounted = not incompatible & _RECOVER and bool(struct.unpack_from("<H", raw, 0x3A)[0] & 1)
+
+    def free(self) -> Iterator[tuple[int, int]]:
+        """Blocks that were given away once and belong to nothing now: the first one, and how many."""
+        if self._compatible_to_read & _BIGALLOC:
+            raise InputError("an ext4 file system that gives blocks away in clusters")
+        low, per_group, high = (struct.unpack_from("<I", self.superblock, at)[0] for at in (0x4, 0x20, 0x150))
+        end = low | high << 32
+        for group, where in enumerate(self._bitmaps):
+            if where is None:
+                continue
+            first = self._first + group * per_group
+            bits = f"{int.from_bytes(self._at(where * self.block_size, self.block_size), 'little'):b}"[::-1]
+            bits = bits.ljust(per_group, "0")[: min(per_group, end - first)]
+            yield from ((first + run.start(), len(run[0])) for run in re.finditer("0+", bits))
+
+    def spent(self) -> Iterator[tuple[int, int]]:
+        """Blocks of the journal that nobody reads any more: all but its superblock, where it has nothing to replay.
+
+        The journal's superblock is journal_superblock_s of the kernel's Documentation/filesystems/ext4/journal.rst.
+        """
+        (number,) = struct.unpack_from("<I", self.superblock, 0xE0)
+        extents = list(self.extents(self.inode(number))) if number else []
+        if not extents or extents[0][2] is None:
+            return
+        magic, first, begun = struct.unpack_from(">I16xI4xI", self._at(extents[0][2] * self.block_size, 32))
+        if magic == _JOURNAL_MAGIC and not begun:
+            for start, count, where in extents:
+                skip = max(0, first - start)
+                if where is not None and skip < count:
+                    yield where + skip, count - skip
 
     def walk(self) -> Iterator[tuple[str, Inode]]:
         """Every name and its inode, "/" first, each folder before what is in it, in the order of the folders."""
