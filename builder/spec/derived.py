@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_interface
 from urllib.parse import urlsplit
 
-from builder.spec.model import Cluster, Fencing, Node, Qdevice, QdeviceAlgorithm, Vip
+from builder.spec.model import Cluster, Fencing, Firmware, Node, Qdevice, QdeviceAlgorithm, Vip
 
 Address = IPv4Address | IPv6Address
 Interface = IPv4Interface | IPv6Interface
@@ -84,6 +84,11 @@ def cpus(cluster: Cluster, node: Node) -> int:
 def memory_mib(cluster: Cluster, node: Node) -> int:
     """The node's memory in MiB."""
     return node.memory_mib if node.memory_mib is not None else cluster.machine.memory_mib
+
+
+def firmware(cluster: Cluster, node: Node) -> Firmware:
+    """What starts the node's boot loader."""
+    return node.firmware if node.firmware is not None else cluster.machine.firmware
 
 
 def disk_names(node: Node) -> tuple[str, ...]:

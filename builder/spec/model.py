@@ -86,6 +86,13 @@ class Disk(Part):
     """By default disk1, disk2, …"""
 
 
+class Firmware(StrEnum):
+    """What starts a virtual machine's boot loader."""
+
+    BIOS = "bios"
+    UEFI = "uefi"
+
+
 class Node(Part):
     """A member of the cluster."""
 
@@ -101,6 +108,8 @@ class Node(Part):
     """Virtual processors; by default `machine.cpus`."""
     memory_mib: Annotated[int, Field(ge=512, le=2**20)] | None = None
     """Memory in MiB; by default `machine.memory_mib`."""
+    firmware: Firmware | None = None
+    """bios or uefi; by default `machine.firmware`."""
     disks: tuple[Disk, ...] = ()
     """Additional disks."""
     host: Annotated[str, Field(pattern=HOST_URI, max_length=1000)] | None = None
@@ -114,6 +123,8 @@ class Machine(Part):
     """Virtual processors."""
     memory_mib: Annotated[int, Field(ge=512, le=2**20)] = 1024
     """Memory in MiB."""
+    firmware: Firmware = Firmware.BIOS
+    """bios, or uefi without Secure Boot; the image starts under both."""
 
 
 class Vip(Part):

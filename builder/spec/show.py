@@ -20,6 +20,7 @@ def spelled_out(cluster: Cluster) -> dict[str, Any]:
         shown["macs"] = {card: derived.mac(cluster, node, card) for card in derived.cards(cluster)}
         shown["cpus"] = derived.cpus(cluster, node)
         shown["memory_mib"] = derived.memory_mib(cluster, node)
+        shown["firmware"] = str(derived.firmware(cluster, node))
         for name, disk in zip(derived.disk_names(node), shown["disks"], strict=True):
             disk["name"] = name
     for network in values["networks"].values():

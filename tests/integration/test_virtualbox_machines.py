@@ -35,6 +35,7 @@ nodes:
     macs: {lan: "02:00:5e:00:53:01"}
     cpus: 3
     memory_mib: 1536
+    firmware: uefi
     disks: [{size_mib: 100, name: data}, {size_mib: 32}]
   - name: node02
     addresses: {public: 192.168.56.12, link: 10.56.0.12, lan: 192.0.2.12}
@@ -46,6 +47,7 @@ corosync: {links: [public, link]}
 
 # VirtualBox's words for what the spec says.
 CARDS = {"e1000": "82540EM", "virtio": "virtio"}
+FIRMWARE = {"bios": "BIOS", "uefi": "EFI"}
 PLUGS = {"hostonly": "hostonlyadapter", "intnet": "intnet", "bridged": "bridgeadapter"}
 
 
@@ -173,10 +175,12 @@ class TestClone:
         for number, member in enumerate(cluster.nodes):
             assert host.converge(node(cluster, imported, seed, number)).created
             machine = vbox.machine(member.name)
-            assert {key: machine[key] for key in ("name", "cpus", "memory", "groups", "description", "VMState")} == {
+            keys = ("name", "cpus", "memory", "firmware", "groups", "description", "VMState")
+            assert {key: machine[key] for key in keys} == {
                 "name": member.name,
                 "cpus": str(derived.cpus(cluster, member)),
                 "memory": str(derived.memory_mib(cluster, member)),
+                "firmware": FIRMWARE[derived.firmware(cluster, member)],
                 "groups": "/hapx/lab",
                 "description": f"Node {member.name} of the cluster lab, made by hapx-build from {imported.name}",
                 "VMState": "poweroff",
@@ -251,6 +255,7 @@ class TestClone:
         host.converge(node(cluster, imported, seed))
         uuid = vbox.machine("node01")["UUID"]
         text = SPEC.replace("cpus: 3", "cpus: 4").replace("memory_mib: 1536", "memory_mib: 2048")
+        text = text.replace("firmware: uefi", "firmware: bios")
         text = text.replace("lab-link", "other-link").replace("adapter: e1000", "adapter: virtio")
         text = text.replace("  outside: {kind: nat, dhcp: true}\n", "").replace("00:53:01", "00:53:02")
         text = text.replace("{size_mib: 100, name: data}", "{size_mib: 200, name: data}")
@@ -260,6 +265,7 @@ class TestClone:
         assert set(done.changes) == {
             "CPUs: 4",
             "memory: 2048 MiB",
+            "firmware: bios",
             "network card 2: intnet other-link",
             "network card 2: virtio",
             "network card 2: promiscuous mode deny",
@@ -271,6 +277,7 @@ class TestClone:
         machine = vbox.machine("node01")
         assert machine["UUID"] == uuid
         assert (machine["cpus"], machine["memory"], machine["intnet2"]) == ("4", "2048", "other-link")
+        assert machine["firmware"] == "BIOS"
         assert (machine["nictype2"], machine["macaddress3"], machine["nic4"]) == ("virtio", "02005E005302", "none")
         assert policies(vbox, "node01") == {1: "allow-all", 2: "deny", 3: "deny"}
         assert Path(machine["SATA-1-0"]).read_bytes() == seed.read_bytes()

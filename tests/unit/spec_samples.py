@@ -138,7 +138,12 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
         networks[static[0]]["gateway"] = _address(f"10.{0}.0" if 4 in versions else "fd00:0:", versions[0], 1)
     if draw(st.booleans()):
         networks[names[-1]] = {"kind": "nat", "dhcp": True}
-    extras = {"cpus": st.integers(1, 64), "memory_mib": st.just(2048), "disks": st.just([{"size_mib": 9}])}
+    extras = {
+        "cpus": st.integers(1, 64),
+        "memory_mib": st.just(2048),
+        "firmware": st.sampled_from(["bios", "uefi"]),
+        "disks": st.just([{"size_mib": 9}]),
+    }
     for node in nodes:
         node.update(draw(st.fixed_dictionaries({}, optional=extras)))
     mode = draw(st.sampled_from(["tcp", "http"]))

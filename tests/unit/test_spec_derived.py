@@ -132,9 +132,10 @@ def test_what_a_node_does_not_say_it_has_from_the_cluster() -> None:
             spec(),
             {
                 "domain": "hapx.test",
-                "machine": {"cpus": 4},
+                "machine": {"cpus": 4, "firmware": "uefi"},
                 "nodes.1.cpus": 8,
                 "nodes.1.memory_mib": 4096,
+                "nodes.1.firmware": "bios",
                 "nodes.1.disks": [{"size_mib": 1}, {"size_mib": 1, "name": "data"}, {"size_mib": 1}],
             },
         )
@@ -142,6 +143,7 @@ def test_what_a_node_does_not_say_it_has_from_the_cluster() -> None:
     first, second = cluster.nodes
     assert [derived.cpus(cluster, node) for node in cluster.nodes] == [4, 8]
     assert [derived.memory_mib(cluster, node) for node in cluster.nodes] == [1024, 4096]
+    assert [derived.firmware(cluster, node) for node in cluster.nodes] == ["uefi", "bios"]
     assert derived.fqdn(cluster, first) == "hapx-node01.hapx.test"
     assert derived.disk_names(second) == ("disk1", "data", "disk3")
 

@@ -53,7 +53,8 @@ SAMPLE = changed(
     spec(2, 4, 6),
     {
         "domain": "hapx.test",
-        "machine": {"cpus": 2, "memory_mib": 1024},
+        "machine": {"cpus": 2, "memory_mib": 1024, "firmware": "bios"},
+        "nodes.0.firmware": "uefi",
         "networks.link.mtu": 1500,
         "networks.link.adapter": "virtio",
         "nodes.0.macs": {"link": "02:00:00:00:00:01"},
@@ -66,7 +67,8 @@ SAMPLE = changed(
     },
 )
 _PLACES = [
-    "name", "domain", "machine", "machine.cpus", "machine.memory_mib", "networks", "networks.link",
+    "name", "domain", "machine", "machine.cpus", "machine.memory_mib", "machine.firmware", "nodes.0.firmware",
+    "networks", "networks.link",
     "networks.link.mtu", "networks.link.adapter", "networks.link.kind", "networks.link.dhcp",
     "networks.link.subnets", "networks.Wrong", "nodes", "nodes.0", "nodes.0.name", "nodes.0.id", "nodes.0.macs",
     "nodes.0.macs.link", "nodes.0.disks", "nodes.0.disks.0.size_mib", "vips", "vips.0.name", "corosync",
@@ -80,7 +82,7 @@ _VALUES = st.one_of(
     ),
     st.sampled_from([[""], ["x"], [1], {"x": 1}, {"x": "y"}, {"kind": "nat"}, 1.0, 1.5, float(2**40)]),
     st.integers(-5, 70_000),
-    st.sampled_from(["e1000", "http", "nat", "debian", "10.0.0.0/8", "link"]),
+    st.sampled_from(["e1000", "http", "nat", "uefi", "debian", "10.0.0.0/8", "link"]),
 )
 
 
