@@ -19,7 +19,7 @@ FIRST_DISK_PORT = 2
 SERIAL_PORT = ("0x3F8", "4")  # a PC's first: ttyS0, where the image has its console
 
 _TYPES = {"e1000": ("82540EM",), "virtio": ("virtio", "Virtio")}  # the first is set, any of them is right
-_FIRMWARE = {Firmware.BIOS: ("bios",), Firmware.UEFI: ("efi", "efi64")}  # as above
+_FIRMWARE = {Firmware.BIOS: ("bios",), Firmware.UEFI: ("efi", "efi64")}  # so here; efi32 starts no 64-bit system
 
 
 @dataclass(frozen=True, slots=True)
