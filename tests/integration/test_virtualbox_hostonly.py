@@ -1,7 +1,7 @@
 """Host-only interfaces for a cluster: made, given an address, shared and removed.
 
 VirtualBox is real, in a network of its own, and so are the interfaces and their addresses. To make and to remove one
-takes its kernel driver: a VBoxManage before the real one does that in its place, with ip(8), and says what it would say.
+takes its kernel driver: a VBoxManage before the real one does that in its place, with ip(8), and says what it says.
 """
 
 from __future__ import annotations
