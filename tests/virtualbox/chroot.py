@@ -138,6 +138,7 @@ def start(root: Path, work: Path, shared: Sequence[Path], *, network: bool = Fal
         str(NAMESPACE),
         str(root),
         str(new),
+        str(home),
     ]
     argv += [str(folder) for folder in shared]
     holder = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)

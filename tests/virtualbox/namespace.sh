@@ -1,7 +1,7 @@
 #!/bin/bash
 # Process 1 of a private mount and PID namespace in which VirtualBox runs; started by chroot.py through unshare.
 #
-#   namespace.sh ROOT NEW SHARED...
+#   namespace.sh ROOT NEW HOME SHARED...
 #
 # Puts together a root file system in the empty folder NEW: the programs of ROOT read-only, an empty /tmp, /var and
 # /dev of its own, and each folder SHARED at the path it has outside. Says its process id, as seen from outside, on a
@@ -10,7 +10,8 @@ set -eu
 
 root=$1
 new=$2
-shift 2
+home=$3
+shift 3
 
 # An ordinary user's PATH on Debian has no chroot in it.
 PATH=$PATH:/usr/sbin:/sbin
@@ -26,6 +27,10 @@ for folder in usr etc; do
     mount --bind "$root/$folder" "$new/$folder"
     mount -o remount,bind,ro "$new/$folder"
 done
+# root's home is not what HOME says to VirtualBox, but what stands here, where that folder is there: and it is where
+# something below it is shared.
+sed "s|^\(root:.*\):/root:|\1:$home:|" "$root/etc/passwd" >"$new/run/passwd"
+mount --bind "$new/run/passwd" "$new/etc/passwd"
 cp -a "$root"/{bin,sbin,lib,lib64} "$new"
 # VirtualBox's runtime does not start without /proc (VERR_FILE_NOT_FOUND).
 mount -t proc proc "$new/proc"
