@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,18 @@ RUNNING = """#!/bin/sh
 case $2 in
 showvminfo) {real} "$@" | sed 's/^VMState=.*/VMState="running"/';;
 controlvm|modifyvm|createmedium|modifymedium) shift 3; echo "$*" >>{log};;
+*) exec {real} "$@";;
+esac
+"""
+
+# Says that every machine is in the state that a file has, and notes what is done to it; {acpi} is what its system does
+# when somebody presses the power button.
+POWERED = """#!/bin/sh
+case $2 in
+showvminfo) {real} "$@" | sed "s/^VMState=.*/VMState=\\"$(cat {state})\\"/";;
+startvm) echo "$2 $4 $5" >>{log};;
+controlvm) echo "$4" >>{log}
+    case $4 in poweroff) echo poweroff >{state};; resume) echo running >{state};; acpipowerbutton) {acpi};; esac;;
 *) exec {real} "$@";;
 esac
 """
@@ -209,3 +222,61 @@ class TestStates:
         for words in told:
             command, value, *_ = words.split()
             assert re.search(rf"controlvm <uuid \| vmname> {command[:-1]}N <[^>]*\b{value}\b", usage), words
+
+
+class TestPower:
+    """What a machine is asked for in each state, and in which order; that it does as it is told is played."""
+
+    @pytest.mark.parametrize(
+        ("state", "acpi", "told"),
+        [
+            ("running", "echo poweroff >{state}", ["acpipowerbutton"]),
+            ("running", "true", ["acpipowerbutton", "poweroff"]),
+            ("paused", "echo poweroff >{state}", ["resume", "acpipowerbutton"]),
+            ("gurumeditation", "true", ["poweroff"]),
+            ("poweroff", "true", []),
+            ("aborted", "true", []),
+        ],
+    )
+    def test_stop(self, node: Node, tmp_path: Path, state: str, acpi: str, told: list[str]) -> None:
+        done, log = powered(node, tmp_path, state, acpi)
+        assert node.host.stop("node01", timeout=1) is bool(told)
+        assert log() == told
+        assert done() == ("poweroff" if told else state)
+
+    def test_stop_at_once(self, node: Node, tmp_path: Path) -> None:
+        _, log = powered(node, tmp_path, "running", "true")
+        assert node.host.stop("node01", timeout=0)
+        assert log() == ["poweroff"]
+
+    @pytest.mark.parametrize(
+        ("state", "told"),
+        [
+            ("poweroff", ["startvm --type headless"]),
+            ("saved", ["startvm --type headless"]),
+            ("aborted", ["startvm --type headless"]),
+            ("paused", ["resume"]),
+            ("running", []),
+        ],
+    )
+    def test_start(self, node: Node, tmp_path: Path, state: str, told: list[str]) -> None:
+        _, log = powered(node, tmp_path, state, "true")
+        assert node.host.start("node01") is bool(told)
+        assert log() == told
+
+    def test_one_that_runs_is_switched_off_before_it_is_removed(self, node: Node, tmp_path: Path) -> None:
+        _, log = powered(node, tmp_path, "running", "true")
+        assert node.host.destroy("node01")
+        assert log() == ["poweroff"]
+        assert not node.folder.exists()
+
+
+def powered(node: Node, folder: Path, state: str, acpi: str) -> tuple[Callable[[], str], Callable[[], list[str]]]:
+    """The node's machine is in a state from now on; what state it is in by then, and what it was told."""
+    now, log = folder / "state", folder / "told"
+    now.write_text(state)
+    log.touch()
+    real = node.vbox.executable.rename(node.vbox.executable.with_name("real"))
+    node.vbox.executable.write_text(POWERED.format(real=real, state=now, log=log, acpi=acpi.format(state=now)))
+    node.vbox.executable.chmod(0o755)
+    return lambda: now.read_text().strip(), lambda: log.read_text().splitlines()
