@@ -33,6 +33,8 @@ class Purpose(StrEnum):
     SEED = "seed"
     SIGN = "sign"
     LIBVIRT = "libvirt"
+    QEMU = "qemu"
+    VIRTUALBOX = "virtualbox"
     LINT = "lint"
     TEST = "test"
 
@@ -42,11 +44,19 @@ COMMANDS = {
     Purpose.SEED: "hapx-build seed-iso",
     Purpose.SIGN: "hapx-build sign",
     Purpose.LIBVIRT: "hapx-build up (libvirt)",
+    Purpose.QEMU: "hapx-build image --source qemu.cloud",
+    Purpose.VIRTUALBOX: "hapx-build image --source virtualbox-…",
     Purpose.LINT: "make lint",
     Purpose.TEST: "make test",
 }
 
-INCLUDES = {Purpose.TEST: (Purpose.IMAGE, Purpose.SEED, Purpose.SIGN, Purpose.LIBVIRT, Purpose.LINT)}
+INCLUDES = {Purpose.TEST: tuple(purpose for purpose in Purpose if purpose is not Purpose.TEST)}
+
+# The builders of Packer that these purposes need: up to 1.9 it has them in itself.
+BUILDERS = {Purpose.QEMU: "qemu", Purpose.VIRTUALBOX: "virtualbox"}
+BUILDER_HINT = "packer init packer/plugins, once"
+# Not in the table: no stable release of Debian has it.
+VIRTUALBOX_HINT = "VirtualBox is in Debian's sid only; Oracle has packages as well"
 
 
 class Status(StrEnum):
@@ -99,6 +109,8 @@ class Finding:
 
 _IMAGE = (Purpose.IMAGE,)
 _LIBVIRT = (Purpose.LIBVIRT,)
+_GUESTS = (Purpose.LIBVIRT, Purpose.QEMU)
+_MACHINES = (Purpose.QEMU, Purpose.VIRTUALBOX)
 _TEST = (Purpose.TEST,)
 
 REQUIREMENTS = (
@@ -163,11 +175,11 @@ REQUIREMENTS = (
     ),
     Requirement("dnsmasq", "dnsmasq-base", _LIBVIRT, "gives away addresses on libvirt's NAT networks"),
     Requirement("iptables", "iptables", _LIBVIRT, "is libvirt's way to NAT"),
-    Requirement("qemu-img", "qemu-utils", _LIBVIRT, "turns an OVA's disk into qcow2"),
+    Requirement("qemu-img", "qemu-utils", _GUESTS, "turns one kind of disk into another"),
     Requirement(
         "qemu-system-x86_64",
         "qemu-system-x86",
-        _LIBVIRT,
+        _GUESTS,
         "runs machines",
         minimum="8",
         reason="the software emulation of cmpxchg16b in 7.2 crashes current kernels and HAProxy",
@@ -177,8 +189,8 @@ REQUIREMENTS = (
     Requirement(
         "OVMF firmware",
         "ovmf",
-        _TEST,
-        "boots what was baked under UEFI",
+        _LIBVIRT,
+        "starts machines under UEFI",
         files=("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_CODE.fd"),
     ),
     Requirement("chromium", "chromium", _TEST, "opens the statistics page", version_flags=()),
@@ -187,12 +199,12 @@ REQUIREMENTS = (
     Requirement("grub-script-check", "grub-common", _TEST, "reads the grub.cfg we write"),
     Requirement("bsdtar", "libarchive-tools", _TEST, "reads back the ISOs we write"),
     Requirement("7z", "p7zip-full", _TEST, "reads back the ISOs we write", version_flags=("--help",)),
-    Requirement("ssh-keygen", "openssh-client", _TEST, "makes keys for the tests", version_flags=()),
+    Requirement("ssh-keygen", "openssh-client", _MACHINES, "makes the key to a machine's door", version_flags=()),
     Requirement("help2man", "help2man", _TEST, "makes the man pages"),
     Requirement("xmllint", "libxml2-utils", _TEST, "holds libvirt's definitions against its schemas", version_flags=()),
     Requirement("groff", "groff-base", _TEST, "reads back the man pages"),
     Requirement("sshd", "openssh-server", _TEST, "is another host for the tests", version_flags=()),
-    Requirement("xorriso", "xorriso", _TEST, "reads back the ISOs we write", version_flags=("-version",)),
+    Requirement("xorriso", "xorriso", _MACHINES, "makes a machine's CD", version_flags=("-version",)),
     Requirement("isoinfo", "genisoimage", _TEST, "reads back the ISOs we write", version_flags=("-version",)),
     Requirement("nginx", "nginx", _TEST, "takes what is published by PUT", version_flags=("-v",)),
     Requirement("docker-registry", "docker-registry", _TEST, "takes what is published as an artifact"),
@@ -308,6 +320,18 @@ def probe_all(requirements: Sequence[Requirement], *, ask: bool = True) -> list[
     """`probe` for each, at the same time; in the order given."""
     with ThreadPoolExecutor(max_workers=8) as pool:
         return list(pool.map(lambda requirement: probe(requirement, ask=ask), requirements))
+
+
+def builder_missing(packer: Path, version: str, purpose: Purpose) -> bool:
+    """Whether this Packer, of that version, lacks the builder of a purpose: from 1.10 on it brings none along.
+
+    Packer's upgrade notes for 1.10.0, "bundled plugins". Raises what `command.run` raises.
+    """
+    if older(version, "1.10"):
+        return False
+    env = {"CHECKPOINT_DISABLE": "1"}
+    listed = command.run([str(packer), "plugins", "installed"], timeout=PROBE_SECONDS, check=False, env=env)
+    return f"/hashicorp/{BUILDERS[purpose]}/" not in listed.stdout
 
 
 def release_codename(os_release: Path = Path("/etc/os-release")) -> str:

@@ -1,9 +1,10 @@
-"""Machines, networks and disks on a real libvirt, none of them switched on."""
+"""Machines, networks and disks on a real libvirt; the one that is switched on gets no further than its firmware."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_network
@@ -13,10 +14,10 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from builder.command import run
-from builder.errors import InputError, UnreachableError
+from builder.errors import InputError, MissingError, UnreachableError
 from builder.hypervisor import Base, ExtraDisk, Found, Machine, Nic, State
 from builder.hypervisor.libvirt import Libvirt
-from builder.spec.model import NetworkKind
+from builder.spec.model import Firmware, NetworkKind
 from tests.cluster import world as worlds
 from tests.cluster.world import World
 from tests.e2e import hosts
@@ -25,6 +26,7 @@ from tests.e2e.hosts import Host
 pytestmark = pytest.mark.slow
 
 NODE = "node1"
+FIRMWARE_SECONDS = 120.0  # emulated, on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +161,54 @@ def test_what_differs_is_changed_while_it_is_off(machine: Machine, libvirt: Libv
     assert str(128 << 20) in sizes
     seeds = [name for name in host.left()["volumes"] if ".seed." in name]
     assert len(seeds) == 1
+
+
+def test_under_uefi_the_boot_loader_starts_and_nothing_stays(machine: Machine, libvirt: Libvirt, host: Host) -> None:
+    """From the firmware's own words on the console; from there on it is any other machine."""
+    under_uefi = replace(machine, firmware=Firmware.UEFI)
+    nvram = host.folder / f"lib/images/hapx/{NODE}.nvram.fd"
+    assert libvirt.converge(under_uefi).created
+    assert libvirt.start(NODE)
+    assert nvram.is_file()
+    running = libvirt.converge(under_uefi)
+    assert (running.created, running.changes, running.later) == (False, (), ())
+    assert libvirt.converge(machine).later == ("firmware: bios instead of uefi",)
+    deadline = time.monotonic() + FIRMWARE_SECONDS
+    while not any("BdsDxe: starting Boot" in line for line in libvirt.console_tail(NODE, 50)):
+        assert time.monotonic() < deadline, libvirt.console_tail(NODE, 50)
+        time.sleep(0.5)
+    libvirt.power_off(NODE)
+    assert libvirt.converge(under_uefi).changes == ()
+    assert nvram.is_file()
+    libvirt.destroy(NODE)
+    assert not [path for path in (host.folder / "lib").rglob("*") if path.name.startswith(NODE) or "VARS" in path.name]
+
+
+def test_another_firmware_is_changed_while_it_is_off(machine: Machine, libvirt: Libvirt, host: Host) -> None:
+    libvirt.converge(machine)
+    under_uefi = replace(machine, firmware=Firmware.UEFI)
+    nvram = host.folder / f"lib/images/hapx/{NODE}.nvram.fd"
+    assert libvirt.converge(under_uefi).changes == ("firmware: uefi instead of bios",)
+    assert libvirt.converge(under_uefi).changes == ()
+    libvirt.start(NODE)
+    libvirt.power_off(NODE)
+    assert nvram.is_file()
+    assert libvirt.converge(machine).changes == ("firmware: bios instead of uefi",)
+    assert libvirt.converge(machine).changes == ()
+    assert not nvram.exists()
+
+
+def test_a_host_without_uefi_firmware_says_so(machine: Machine, world: World) -> None:
+    with hosts.start(world, "without") as bare:
+        pid = (bare.folder / "libvirtd.pid").read_text().strip()
+        firmware = "/usr/share/qemu/firmware"
+        world.run("nsenter", f"--target={pid}", "--mount", "mount", "-t", "tmpfs", "tmpfs", firmware)
+        with pytest.raises(
+            MissingError, match="node1 is to start under UEFI, and there is no firmware for that"
+        ) as error:
+            Libvirt(bare.uri).converge(replace(machine, firmware=Firmware.UEFI))
+        assert "install ovmf" in error.value.hint
+        assert bare.left() == {"machines": [], "networks": [], "volumes": []}
 
 
 def test_a_disk_does_not_shrink(machine: Machine, libvirt: Libvirt) -> None:

@@ -15,7 +15,7 @@ from builder.hypervisor import Base, ExtraDisk, Machine, Nic
 from builder.hypervisor.libvirt import domain, network
 from builder.hypervisor.libvirt.domain import Mark
 from builder.hypervisor.libvirt.storage import Place
-from builder.spec.model import NetworkKind
+from builder.spec.model import Firmware, NetworkKind
 
 SCHEMAS = Path("/usr/share/libvirt/schemas")
 UUID = "11111111-2222-4333-8444-555555555555"
@@ -36,6 +36,7 @@ NICS = (
     replace(nic(NetworkKind.BRIDGED, "br0"), mac="02:00:00:00:00:14"),
 )
 MACHINE = Machine("pair", "node1", BASE, 2, 1024, NICS, (ExtraDisk("logs", 64),), Path("seed.iso"))
+UNDER_UEFI = replace(MACHINE, firmware=Firmware.UEFI)
 
 
 def made(machine: Machine = MACHINE, *, kvm: bool = False, mark: Mark = MARK, seed: str = SEED) -> ET.Element:
@@ -52,6 +53,20 @@ def validate(document: ET.Element, schema: str) -> None:
 @pytest.mark.parametrize("kvm", [True, False])
 def test_a_domain_meets_libvirts_schema(kvm: bool) -> None:
     validate(made(kvm=kvm), "domain")
+
+
+def test_a_domain_under_uefi_meets_libvirts_schema() -> None:
+    validate(made(UNDER_UEFI), "domain")
+
+
+def test_under_uefi_it_starts_without_secure_boot_and_keeps_its_variables_among_its_volumes() -> None:
+    system = made(UNDER_UEFI).find("os")
+    assert system is not None
+    assert (system.get("firmware"), system.findtext("nvram")) == ("efi", "/pool/node1.nvram.fd")
+    assert [feature.attrib for feature in system.findall("firmware/feature")] == [
+        {"enabled": "no", "name": "secure-boot"}
+    ]
+    assert made().find("os").attrib == {}  # type: ignore[union-attr]
 
 
 def test_an_unfinished_domain_meets_libvirts_schema() -> None:
@@ -110,6 +125,7 @@ def test_a_domain_of_somebody_else_has_no_mark() -> None:
     [
         ({"cpus": 1}, ["processors: 1 instead of 2"]),
         ({"memory_mib": 2048}, ["memory: 2048 MiB instead of 1024 MiB"]),
+        ({"firmware": Firmware.UEFI}, ["firmware: uefi instead of bios"]),
         ({"nics": NICS[:3]}, ["no network card 02:00:00:00:00:14"]),
         ({"disks": ()}, ["no disk vdb"]),
         (

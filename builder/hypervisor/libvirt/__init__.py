@@ -21,13 +21,14 @@ from uuid import uuid4
 from xml.etree.ElementTree import Element
 
 from builder import remote
-from builder.errors import CommandError, InputError
+from builder.errors import CommandError, InputError, MissingError
 from builder.hypervisor import Base, Converged, Found, Machine, Progress, State
 from builder.hypervisor.libvirt import agent, conversion, domain, storage
 from builder.hypervisor.libvirt.domain import Mark
 from builder.hypervisor.libvirt.networks import Networks
 from builder.hypervisor.libvirt.storage import Storage
 from builder.hypervisor.libvirt.virsh import AbsentError, Virsh
+from builder.spec.model import Firmware
 
 POLL_SECONDS = 0.5
 # What moves a terminal's cursor and colours its text (ECMA-48), and what ends a line twice.
@@ -117,6 +118,7 @@ class Libvirt:
         """Make the machine and the networks it needs, or change what differs; nothing is started or stopped."""
         with self._making:
             self._check_connection()
+            self._check_firmware(machine)
             actual = self._virsh.xml("dumpxml", "--inactive", machine.name)
             mark = domain.mark_of(actual) if actual is not None else None
             if actual is not None and (mark is None or mark.cluster != machine.cluster):
@@ -227,6 +229,21 @@ class Libvirt:
             message = f"{self.where}: a session's libvirt has no networks that machines could share"
             raise InputError(message, hint="use qemu:///system, or qemu+ssh://user@host/system")
 
+    def _check_firmware(self, machine: Machine) -> None:
+        if machine.firmware is Firmware.UEFI and not self._uefi:
+            message = f"{self.where}: {machine.name} is to start under UEFI, and there is no firmware for that"
+            hint = "on that host: sudo apt-get install ovmf && sudo systemctl restart libvirtd"
+            raise MissingError(message, hint=hint)
+
+    @cached_property
+    def _uefi(self) -> bool:
+        """Whether libvirt has found UEFI firmware for our kind of machine; it looks once, until it is restarted."""
+        kind = ["--virttype", "kvm" if self._kvm else "qemu", "--arch", "x86_64", "--machine", domain.MACHINE]
+        told = self._virsh.xml("domcapabilities", *kind)
+        return told is not None and any(
+            value.text == "efi" for value in told.findall("os/enum[@name='firmware']/value")
+        )
+
     @cached_property
     def _kvm(self) -> bool:
         """Whether guests run on the host's processor, by what libvirt knows of that host.
@@ -309,6 +326,8 @@ class Libvirt:
             elif self._storage.sizes(volume)[0] < disk.size_mib << 20:
                 self._storage.grow(volume, disk.size_mib)
         self._virsh.take("define", wanted)
+        if machine.firmware is Firmware.BIOS:
+            self._storage.remove(storage.nvram_volume(machine.name))
         return [*changes, *words], []
 
     def _growth(self, machine: Machine) -> list[str]:

@@ -12,9 +12,9 @@ from xml.etree.ElementTree import Element, register_namespace, tostring
 
 from builder.hypervisor import Machine, Nic
 from builder.hypervisor.libvirt import network
-from builder.hypervisor.libvirt.storage import Place, console_volume, disk_volume, system_volume
+from builder.hypervisor.libvirt.storage import Place, console_volume, disk_volume, nvram_volume, system_volume
 from builder.hypervisor.libvirt.virsh import child
-from builder.spec.model import NetworkKind
+from builder.spec.model import Firmware, NetworkKind
 
 NAMESPACE = "urn:hapx-build:machine"
 _MARK = f"{{{NAMESPACE}}}machine"
@@ -22,7 +22,8 @@ register_namespace("hapx", NAMESPACE)
 
 # i440FX, which VirtualBox and VMware show too. On Q35 each PCI device hangs on a bridge of its own: that makes the boot
 # longer, and QEMU's software emulation, while the kernel sets the bridges up on two processors, sometimes end in
-# "iotlb_to_section: Assertion failed" (10.0).
+# "iotlb_to_section: Assertion failed" (10.0). Without Secure Boot there is UEFI for it too: libvirt chooses by what
+# ovmf's descriptors say.
 MACHINE = "pc"
 AGENT = "org.qemu.guest_agent.0"
 CD = "hda"
@@ -68,6 +69,12 @@ def definition(machine: Machine, uuid: str, place: Place, seed: str, *, kvm: boo
     child(domain, "vcpu", str(machine.cpus))
     system = child(domain, "os")
     child(system, "type", "hvm", arch="x86_64", machine=MACHINE)
+    if machine.firmware is Firmware.UEFI:
+        system.set("firmware", "efi")
+        # The image's boot loader is not signed: https://libvirt.org/kbase/secureboot.html.
+        child(child(system, "firmware"), "feature", enabled="no", name="secure-boot")
+        # Among the node's volumes, so that it goes with them: made by libvirt at the first start, from its template.
+        child(system, "nvram", place.path(nvram_volume(machine.name)))
     child(system, "boot", dev="hd")
     features = child(domain, "features")
     child(features, "acpi")
@@ -136,6 +143,7 @@ def facts(domain: Element) -> Mapping[str, str]:
     found = {
         "processors": (domain.findtext("vcpu") or "1").strip(),
         "memory": f"{int((memory is not None and memory.text) or 0) * unit // 1024} MiB",
+        "firmware": "uefi" if domain.find("os[@firmware='efi']") is not None else "bios",
     }
     for disk in domain.findall("devices/disk[@device='disk']"):
         target, source = disk.find("target"), disk.find("source")

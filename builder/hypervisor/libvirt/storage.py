@@ -26,7 +26,7 @@ TARGET = "/var/lib/libvirt/images/hapx"
 UPLOAD_SECONDS = 3600.0
 
 _BASE = re.compile(r"(?P<name>.+)\.base\.(?P<sha256>[0-9a-f]{64})\.(?P<kind>qcow2|whole)")
-_OF_NODE = r"{}\.(?:system\.qcow2|disk\.[^.]+\.qcow2|seed\.[0-9a-f]{{16}}\.iso|console\.log(?:\.\d+)?)"
+_OF_NODE = r"{}\.(?:system\.qcow2|nvram\.fd|disk\.[^.]+\.qcow2|seed\.[0-9a-f]{{16}}\.iso|console\.log(?:\.\d+)?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,11 @@ def system_volume(node: str) -> str:
 def disk_volume(node: str, disk: str) -> str:
     """The volume of a further disk."""
     return f"{node}.disk.{disk}.qcow2"
+
+
+def nvram_volume(node: str) -> str:
+    """The file with what a node's UEFI keeps when it is off."""
+    return f"{node}.nvram.fd"
 
 
 def console_volume(node: str) -> str:
