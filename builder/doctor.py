@@ -78,7 +78,8 @@ def examine(
     """Everything those purposes need of this machine, in a stable order; about half a second."""
     places = default_places() if places is None else places
     wanted = requirements.needed(purposes)
-    features: list[Callable[[], Check]] = [namespaces, _kvm, _virtualbox, _libvirt, _memory, _clock]
+    features: list[Callable[[], Check]] = [namespaces, _kvm, _virtualbox, _libvirt, _qemu_source, _virtualbox_source]
+    features += [_memory, _clock]
     with ThreadPoolExecutor(max_workers=4) as pool:
         found = pool.submit(requirements.probe_all, wanted)
         measured = [pool.submit(feature) for feature in features]
@@ -276,6 +277,33 @@ def _libvirt() -> Check:
         hint = f"sudo apt-get install {' '.join(packages)}"
         return Check(name, needed_by, Status.NOTE, required=False, detail="not installed", hint=hint)
     return Check(name, needed_by, Status.OK, required=False, path=str(path), version=command.version(path) or "")
+
+
+def _qemu_source() -> Check:
+    return source("bakes in QEMU", Purpose.QEMU)
+
+
+def _virtualbox_source() -> Check:
+    return source("bakes in VirtualBox", Purpose.VIRTUALBOX)
+
+
+def source(name: str, purpose: Purpose) -> Check:
+    """Whether Packer can bake in a machine of that kind; not needed, as a bake needs no machine."""
+    findings = requirements.probe_all(requirements.needed([purpose]), ask=False)
+    wrong = [finding for finding in findings if finding.status is not Status.OK]
+    lacking = [finding.detail or f"{finding.requirement.name} is not installed" for finding in wrong]
+    packages = requirements.missing_packages(findings, requirements.release_codename())
+    hints = [f"sudo apt-get install {' '.join(packages)}"] if packages else []
+    if purpose is Purpose.VIRTUALBOX and command.which("VBoxManage") is None:
+        lacking.append("VBoxManage is not installed")
+        hints.append(requirements.VIRTUALBOX_HINT)
+    packer = requirements.probe(next(each for each in requirements.REQUIREMENTS if each.name == "packer"), ask=False)
+    if packer.path and packer.version and requirements.builder_missing(packer.path, packer.version, purpose):
+        lacking.append(f"Packer {packer.version} has no {requirements.BUILDERS[purpose]} builder")
+        hints.append(requirements.BUILDER_HINT)
+    status = Status.NOTE if lacking else Status.OK
+    detail, hint = "; ".join(lacking), "; ".join(hints)
+    return Check(name, (COMMANDS[purpose],), status, required=False, detail=detail, hint=hint)
 
 
 def _memory() -> Check:

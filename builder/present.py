@@ -50,17 +50,24 @@ def plan(job: Bake, *, as_json: bool) -> None:
     if as_json:
         document({"plan": asdict(job.plan), "variables": job.shown_values, "command": job.argv})
         return
+    from builder.image.machine import MACHINES
+
     table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")  # nothing is cut off: these are paths and digests
+    if booted := MACHINES.get(job.plan.source):
+        start = {"boots": job.shown_values[booted.base], "which is": job.shown_values["base_checksum"]}
+    else:
+        start = {"mirror": job.plan.mirror or "mmdebstrap's default", "cached root": job.plan.root_cache}
     rows: dict[str, object] = {
         "source": job.plan.source,
         "Debian": f"{job.plan.release}, {job.plan.arch}",
-        "mirror": job.plan.mirror or "mmdebstrap's default",
+        **start,
         "packages": f"{len(job.plan.packages)} and what they depend on",
         "disk": f"{job.plan.disk_size_mib} MiB",
         "machine": f"{job.plan.cpus} processors, {job.plan.memory_mib} MiB of memory",
         "template": job.plan.template,
         "work": job.plan.work,
-        "cached root": job.plan.root_cache,
         "output": job.output,
     }
     for name, value in rows.items():

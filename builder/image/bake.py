@@ -37,6 +37,7 @@ OUTPUT_BYTES = 512 << 20
 PACKER_TIMEOUT = 2 * 3600.0
 # The modules whose code shapes the image: a change in one of them makes another image of the same template.
 SHAPING = ("disk", "namespace", "ova", "ovf", "rootfs", "stages", "vmdk")
+SHAPING_MACHINES = ("machine", "unused")  # besides, where Packer boots something
 INTERNAL = "hapx_"  # variables with this prefix are set here, for each bake
 SET_HERE = ("hapx_stage", "hapx_output")
 SIZES = ("disk_size_mib", "cpus", "memory_mib")
@@ -153,7 +154,8 @@ def prepare(request: BakeRequest) -> Bake:
     packages = [*read_packages(folder / "packages.list", release), *(extra if isinstance(extra, list) else [])]
     epoch = source_date_epoch()
     mirror = str(values["mirror"])
-    code = {name: Path(__file__).with_name(f"{name}.py").read_text() for name in SHAPING}
+    shaping = SHAPING + (SHAPING_MACHINES if request.source in machine.MACHINES else ())
+    code = {name: Path(__file__).with_name(f"{name}.py").read_text() for name in shaping}
     excludes = read_text(folder / EXCLUDES)
     sizes = {name: int(str(values[name]).partition(".")[0]) for name in SIZES}
     plan = BakePlan(
@@ -187,7 +189,7 @@ def prepare(request: BakeRequest) -> Bake:
     found = packer.find()
     _require_programs()
     if request.source in machine.MACHINES:
-        machine.require(request.source)
+        machine.require(request.source, found)
         plan = dataclasses.replace(plan, epoch=int(time.time()) if epoch is None else epoch)
         internal |= machine.variables(plan, values, epoch=plan.epoch or 0)
     return Bake(plan, known, {**given, **internal}, found, request.force, request.keep_work)

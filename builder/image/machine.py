@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from builder import command, interrupts
+from builder import command, interrupts, requirements
 from builder.acceleration import detect
 from builder.errors import HapxError, InputError, MissingError, Problem
 from builder.image import unused
 from builder.image.diff import disks
 from builder.image.diff.ext4 import FileSystem
+from builder.image.packer import Packer
 from builder.image.plan import BakePlan
+from builder.requirements import Purpose, Status
 
 STATUS = "var/lib/dpkg/status"
 TOOL_SECONDS = 30.0
@@ -44,18 +46,16 @@ _META_DATA = "instance-id: hapx-bake-{name}\n"
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a source that is a virtual machine needs: the variable that says what it boots, programs and packages."""
+    """What a source that is a virtual machine needs: the variable that says what it boots, and what runs it."""
 
     base: str
-    programs: Mapping[str, str]
+    purpose: Purpose
 
 
-_CD = {"xorriso": "xorriso", "ssh-keygen": "openssh-client"}
-_VIRTUALBOX = {"VBoxManage": "virtualbox", **_CD}
 MACHINES = {
-    "qemu.cloud": Machine("base_image", {"qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils", **_CD}),
-    "virtualbox-iso.installer": Machine("installer_iso", _VIRTUALBOX),
-    "virtualbox-ovf.derive": Machine("base_ova", _VIRTUALBOX),
+    "qemu.cloud": Machine("base_image", Purpose.QEMU),
+    "virtualbox-iso.installer": Machine("installer_iso", Purpose.VIRTUALBOX),
+    "virtualbox-ovf.derive": Machine("base_ova", Purpose.VIRTUALBOX),
 }
 
 
@@ -76,15 +76,22 @@ def check(source: str, values: Mapping[str, object]) -> list[Problem]:
     return problems
 
 
-def require(source: str) -> None:
-    """Raise MissingError where a program that this source needs is not installed."""
-    lacking = {name: package for name, package in MACHINES[source].programs.items() if command.which(name) is None}
+def require(source: str, packer: Packer) -> None:
+    """Raise MissingError where something that this source needs is not installed; an old QEMU may do."""
+    purpose = MACHINES[source].purpose
+    findings = requirements.probe_all(requirements.needed([purpose]), ask=False)
+    findings = [finding for finding in findings if finding.status is Status.MISSING]
+    lacking = [finding.requirement.name for finding in findings]
+    packages = requirements.missing_packages(findings, requirements.release_codename())
+    hints = [f"sudo apt-get install {' '.join(packages)}"] if packages else []
+    if purpose is Purpose.VIRTUALBOX and command.which("VBoxManage") is None:
+        lacking.append("VBoxManage")
+        hints.append(requirements.VIRTUALBOX_HINT)
+    if requirements.builder_missing(packer.path, ".".join(map(str, packer.version)), purpose):
+        lacking.append(f"Packer's builder {requirements.BUILDERS[purpose]}")
+        hints.append(requirements.BUILDER_HINT)
     if lacking:
-        packages = " ".join(dict.fromkeys(lacking.values()))
-        hint = f"sudo apt-get install {packages}"
-        if "VBoxManage" in lacking:
-            hint += " (Debian has VirtualBox in sid only; Oracle's packages do as well)"
-        raise MissingError(f"not installed here: {', '.join(lacking)} (for {source})", hint=hint)
+        raise MissingError(f"not installed here: {', '.join(lacking)} (for {source})", hint="; ".join(hints))
 
 
 def folders(plan: BakePlan) -> tuple[Path, Path]:
@@ -129,7 +136,7 @@ def discs_forgotten(plan: BakePlan, values: Mapping[str, object]) -> Iterator[No
     Packer takes discs out of a machine that it removes; VirtualBox keeps them on its list, there or gone.
     """
     machine = MACHINES.get(plan.source)
-    if machine is None or "VBoxManage" not in machine.programs:
+    if machine is None or machine.purpose is not Purpose.VIRTUALBOX:
         yield
         return
     known = _discs()

@@ -109,12 +109,61 @@ def test_a_machine_that_has_nothing_to_boot_is_refused_before_packer(source: str
         here.assert_clean()
 
 
+def test_a_machine_whose_programs_are_not_here_is_refused_before_packer(tmp_path: Path) -> None:
+    (tmp_path / "base").write_text("")
+    digest = hashlib.sha256(b"").hexdigest()
+    environment = ENVIRONMENT | {"PATH": baking.without("xorriso", tmp_path / "bin")}
+    for source, lacking in (("qemu.cloud", "xorriso"), ("virtualbox-ovf.derive", "xorriso, VBoxManage")):
+        name = machine.MACHINES[source].base
+        argv = [baking.COMMAND, "image", "--source", source, "--var", f"{name}={tmp_path / 'base'}"]
+        argv += ["--var", f"base_checksum=sha256:{digest}"]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+        assert done.returncode == 4, done.stdout + done.stderr
+        assert f"not installed here: {lacking} (for {source})" in done.stderr
+        assert "apt-get install xorriso" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"base", "bin"}
+
+
+@pytest.mark.parametrize("source", sorted(machine.MACHINES))
+def test_dry_run_of_a_machine_says_what_it_boots_and_touches_nothing(tmp_path: Path, source: str) -> None:
+    (tmp_path / "base").write_text("")
+    digest, name = hashlib.sha256(b"").hexdigest(), machine.MACHINES[source].base
+    # A stand-in: nothing but its being there is asked for, and starting it would be a defect.
+    program = tmp_path / "bin/VBoxManage"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    program.chmod(0o755)
+    environment = ENVIRONMENT | {"PATH": f"{program.parent}:{os.environ['PATH']}", "TMPDIR": str(tmp_path / "work")}
+    (tmp_path / "work").mkdir()
+    argv = [baking.COMMAND, "image", "--dry-run", "--source", source, "--var", f"{name}=base"]
+    argv += ["--var", f"base_checksum=sha256:{digest}"]
+
+    def run(*more: str) -> str:
+        return subprocess.run(
+            [*argv, *more], capture_output=True, text=True, check=True, cwd=tmp_path, env=environment
+        ).stdout
+
+    shown = run()
+    whole = re.sub(r" *\n {2,}", "", shown)  # what is too long for a line goes on below
+    for said in (rf"^source +{source}\s", rf"^boots +{tmp_path}/base\s", rf"^which is +sha256:{digest}\s"):
+        assert re.search(said, whole, re.MULTILINE), shown
+    assert "mirror" not in shown
+    assert f" -only={source} " in shown.splitlines()[-1]
+    planned = json.loads(run("--json"))
+    assert planned["variables"][name] == str(tmp_path / "base")
+    assert planned["variables"]["hapx_seed"].startswith(str(tmp_path / "work"))
+    assert {path.name for path in tmp_path.rglob("*")} == {"base", "bin", "VBoxManage", "work"}
+
+
 @dataclass(frozen=True)
 class Drive:
-    """What Packer is to do with VirtualBox for one source: what it boots, and its calls, one pattern each, in order."""
+    """What Packer is to do with VirtualBox for one source: what it boots, and its calls, one pattern each.
+
+    They come in this order; those of a set in any, as Packer goes through a map of discs.
+    """
 
     base: Callable[[pytest.FixtureRequest, Path], Path]
-    calls: tuple[str, ...]
+    calls: tuple[str | frozenset[str], ...]
 
 
 def small_iso(_: pytest.FixtureRequest, folder: Path) -> Path:
@@ -150,8 +199,10 @@ DRIVES = {
             rf"modifyvm {NAME} --memory 1024",
             rf"createhd --filename \S+/{NAME}\.vdi --size 8192 --format VDI --variant Standard",
             rf"storageattach {NAME} --storagectl SATA Controller .* --type hdd --medium \S+\.vdi .*",
-            rf"storageattach {NAME} --storagectl SATA Controller .* --type dvddrive --medium \S+netinst\.iso",
-            rf"storageattach {NAME} --storagectl SATA Controller .* --type dvddrive --medium \S+/packer\d+\.iso",
+            frozenset({
+                rf"storageattach {NAME} --storagectl SATA Controller --port 1 .* dvddrive --medium \S+netinst\.iso",
+                rf"storageattach {NAME} --storagectl SATA Controller --port 3 .* dvddrive --medium \S+/packer\d+\.iso",
+            }),
             rf"startvm {NAME} --type headless",
             rf"unregistervm {NAME} --delete",
         ),
@@ -190,7 +241,14 @@ def test_packer_drives_virtualbox_up_to_the_start_of_a_machine(
     }
     argv = [baking.COMMAND, "image", "--json", "--source", source]
     argv += ["--var", f"{machine.MACHINES[source].base}={base}", "--var", f"base_checksum=sha256:{digest}"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment, timeout=600)
+    for _ in range(3):
+        record.write_text("")
+        done = subprocess.run(
+            argv, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment, timeout=600
+        )
+        # One of a hundred imports VirtualBox 7.2 takes a digest wrong, of OVAs that it exported itself as well.
+        if "Digest mismatch" not in done.stdout:
+            break
     assert done.returncode == 5, done.stdout + done.stderr
     error = json.loads(done.stdout.splitlines()[-1])
     assert error["event"] == "error"
@@ -200,8 +258,12 @@ def test_packer_drives_virtualbox_up_to_the_start_of_a_machine(
 
     calls = record.read_text().splitlines()
     left = iter(calls)
-    for pattern in DRIVES[source].calls:
-        assert any(re.fullmatch(pattern, call) for call in left), (pattern, calls)
+    for expected in DRIVES[source].calls:
+        patterns = {expected} if isinstance(expected, str) else set(expected)
+        while patterns:
+            found = next((each for call in left for each in patterns if re.fullmatch(each, call)), None)
+            assert found, (patterns, calls)
+            patterns.remove(found)
     # Nothing of it is left: no machine, no medium, no file.
     assert "machine-hapx" not in vbox.manage("list", "vms").stdout
     for kind in ("hdds", "dvds"):

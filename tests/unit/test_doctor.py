@@ -43,7 +43,8 @@ def test_machine_that_runs_the_tests_lacks_nothing() -> None:
     assert len(names) == len(set(names))
     programs = {entry.name for entry in requirements.needed([Purpose.TEST])}
     rooms = {place.name for place in doctor.default_places()}
-    assert set(names) == programs | rooms | {"namespaces", "KVM", "VirtualBox", "libvirt", "memory", "clock"}
+    features = {"namespaces", "KVM", "VirtualBox", "libvirt", "memory", "clock"}
+    assert set(names) == programs | rooms | features | {"bakes in QEMU", "bakes in VirtualBox"}
     assert all(check.needed_by for check in checks)
 
 
@@ -112,6 +113,42 @@ def test_machine_without_apt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setattr(doctor.os, "geteuid", lambda: 1000)
     lines = doctor.install_commands([failed("packer", "packer/bookworm")])
     assert lines[-1] == "sudo apt-get install --no-install-recommends packer/bookworm"
+
+
+# Bakes in machines
+
+
+@pytest.mark.parametrize(
+    ("name", "lacking", "hints"),
+    [
+        ("bakes in QEMU", ["qemu-img", "xorriso"], ["apt-get install qemu-utils xorriso"]),
+        ("bakes in VirtualBox", ["xorriso", "VBoxManage"], ["apt-get install xorriso", "sid"]),
+    ],
+)
+def test_what_a_bake_in_a_machine_lacks_is_no_failure(
+    path_without: Path, name: str, lacking: list[str], hints: list[str]
+) -> None:
+    for program in ("qemu-img", "xorriso"):
+        (path_without / program).unlink()
+    check = by_name(doctor.examine())[name]
+    assert (check.status, check.failed) == (Status.NOTE, False)
+    assert check.detail == "; ".join(f"{program} is not installed" for program in lacking)
+    assert all(hint in check.hint for hint in hints)
+
+
+@pytest.mark.parametrize(
+    ("version", "listed", "lacking"),
+    [("1.6.6", "", ""), ("1.9.5", "", ""), ("1.11.2", "", "Packer 1.11.2 has no qemu builder"),
+     ("1.11.2", "/x/github.com/hashicorp/qemu/packer-plugin-qemu_v1.1.0_x5.0_linux_amd64", "")],
+)  # fmt: skip
+def test_a_packer_that_brings_no_builders_along(path_without: Path, version: str, listed: str, lacking: str) -> None:
+    # A stand-in: Debian has no Packer that is that new.
+    packer = path_without / "packer"
+    packer.write_text(f'#!/bin/sh\n[ "$1" = version ] && echo Packer v{version} || echo "{listed}"\n')
+    packer.chmod(0o755)
+    check = by_name(doctor.examine())["bakes in QEMU"]
+    assert check.detail == lacking
+    assert bool(lacking) == ("packer init packer/plugins" in check.hint)
 
 
 # The commands at the end

@@ -89,6 +89,8 @@ def test_programs_here_are_in_order_and_tell_their_versions() -> None:
         (Purpose.IMAGE, "aarch64", {"packer", "arch-test", "qemu-x86_64-static"}, {"qemu-img"}),
         (Purpose.LINT, "x86_64", {"shellcheck"}, {"packer", "qemu-img"}),
         (Purpose.LIBVIRT, "x86_64", {"virsh", "libvirtd", "qemu-img", "dnsmasq"}, {"packer", "chromium"}),
+        (Purpose.QEMU, "x86_64", {"qemu-system-x86_64", "qemu-img", "xorriso", "ssh-keygen"}, {"virsh", "packer"}),
+        (Purpose.VIRTUALBOX, "x86_64", {"xorriso", "ssh-keygen"}, {"qemu-img"}),
         (Purpose.TEST, "x86_64", {"packer", "shellcheck", "qemu-img"}, {"arch-test"}),
     ],
 )
