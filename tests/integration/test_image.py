@@ -46,13 +46,13 @@ def slow_down(here: Place, *, seconds: int = 60) -> None:
     path.write_text(f'{baking.SCRIPT}[ "$HAPX_HOSTNAME" != slow ] || sleep {seconds}\n')
 
 
-@pytest.mark.slow
 def came_out(stem: str) -> set[str]:
     """The files of one bake."""
     endings = (".ova", ".ova.sha256", ".log", ".manifest.json", ".spdx.json", ".cdx.json", ".provenance.json")
     return {f"{stem}{ending}" for ending in (*endings, ".SHA256SUMS")}
 
 
+@pytest.mark.slow
 def test_one_line_and_its_files_come_out(place: Place) -> None:
     done = place.run(*SMALL)
     assert done.returncode == 0, done.stderr
