@@ -77,6 +77,7 @@ class Container:
         self.cgroup = f"{cgroup}/{name}"
         self.number = int("".join(filter(str.isdigit, name)) or 0)
         self.resets = 0
+        self.plugged = 0.0
         self._power = threading.Lock()
         self._machine: subprocess.Popen[bytes] | None = None
         self._leader = 0
@@ -212,7 +213,7 @@ class Container:
 
     def plug(self, *bridges: str) -> float:
         """Put the cables in again; returns when."""
-        moment = time.monotonic()
+        self.plugged = moment = time.monotonic()
         self.world.ip(*(f"link set dev {self.wire(bridge)} up" for bridge in bridges))
         return moment
 

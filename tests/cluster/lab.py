@@ -236,7 +236,8 @@ class Lab:
                 node.run("systemctl", "show", "--value", "--property=ActiveEnterTimestampMonotonic", "corosync").stdout
                 for node in self.running
             ]
-            return all(time.monotonic() - int(since) / 1e6 > LINKS_SECONDS for since in shown)
+            latest = max(*(int(since) / 1e6 for since in shown), *(node.plugged for node in self.running))
+            return time.monotonic() - latest > LINKS_SECONDS
 
         wait_until(awake, 2 * LINKS_SECONDS, "knet's patience with new links is over", every=0.2)
 
