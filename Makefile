@@ -31,9 +31,9 @@ test-fast: ## Run the tests that take no bake and no boot: under 3 minutes
 	@.ci/prepare test test
 	$(PYTHON) -m pytest -m "not slow and not vms" $(ARGS)
 
-test-vms: ## Run the whole cluster in virtual machines: half an hour without hardware virtualisation
+test-vms: ## Run a cluster, and a bake, in virtual machines: three quarters of an hour without hardware virtualisation
 	@.ci/prepare test test
-	$(PYTHON) -m pytest -m vms tests/e2e/test_up.py $(ARGS)
+	$(PYTHON) -m pytest -m vms tests $(ARGS)
 
 lint: ## Check style, types and shell scripts
 	@.ci/prepare lint test
