@@ -8,10 +8,12 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.integration.test_virtualbox_interrupted import SHIM, cut_off
 from tests.virtualbox.chroot import VBox
 
 pytestmark = pytest.mark.slow
@@ -125,3 +127,28 @@ def test_failure_leaves_no_machine(guide: VBox) -> None:
     assert code == 5
     assert names(guide) == ["debian-base-image"]
     assert not [path for path in (guide.home / "VirtualBox VMs/hapx-node01").rglob("*") if path.is_file()]
+
+
+@cut_off("clonevm", "--type=dvddrive", "--type=hdd")
+def test_cut_off(guide: VBox, tmp_path: Path, step: str, how: str) -> None:
+    """At each step of VBoxManage's, by kill -9 and by Ctrl-C; then run again."""
+    shim = tmp_path / "shim/VBoxManage"
+    shim.parent.mkdir()
+    shim.write_text(SHIM.format(real=guide.executable))
+    shim.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{shim.parent}:{os.environ['PATH']}", "STEP": step, "HOW": how}
+    argv = [str(COMMAND), *GUIDE, "-a", "false"]
+    cut = subprocess.run(argv, capture_output=True, timeout=120, check=False, env=environment)
+    assert cut.returncode == (130 if how == "ctrl-c" else -9)
+    time.sleep(0.5)  # VirtualBox's daemon ends what a VBoxManage that was killed had begun
+    if how == "ctrl-c":
+        assert names(guide) == ["debian-base-image"]
+        assert not (guide.home / "VirtualBox VMs/hapx-node01").exists()
+
+    assert run(*GUIDE, "-a", "false")[0] == 0
+    machine = guide.machine("hapx-node01")
+    assert (machine["cpus"], machine["memory"], machine["nic1"]) == ("1", "512", "intnet")
+    assert machine["SATA-4-0"].endswith("/hapx-node01-disk-4.vdi")
+    assert Path(machine["SATA-29-0"]).read_bytes() == Path("dist/hapx-node01-cidata.iso").read_bytes()
+    code, result = run(*GUIDE, "-a", "false")
+    assert (code, result["machine"]["changes"]) == (0, [])  # type: ignore[index]

@@ -153,8 +153,8 @@ class VirtualBox:
         """Remove a machine that is off, its disks, and the files that we put into its folder."""
         media = [medium for medium in found.media if storage.is_cd(found, medium.path)]
         # What is secret goes first: a run that is cut off here leaves a machine without a CD, and no CD without one.
-        files = [*(medium.path for medium in media), str(found.folder / SERIAL)]
-        self._place.run(["rm", "-f", "--", *files], timeout=QUICK)
+        storage.remove_cds(self._manage, found)
+        self._place.run(["rm", "-f", "--", str(found.folder / SERIAL)], timeout=QUICK)
         self._manage.unregister(found)
         for medium in media:
             self._manage.run("closemedium", "dvd", medium.path, check=False)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from builder import interrupts
 from builder.errors import BusyError, HapxError, InputError
 from builder.hypervisor import ExtraDisk, State
 from builder.hypervisor.virtualbox import mark, plan, reading, said
@@ -95,6 +97,12 @@ def attach_cd(manage: Manage, found: Settings, seed: Path, *, slot: tuple[str, i
     return part
 
 
+def remove_cds(manage: Manage, found: Settings) -> None:
+    """Delete every CD that we put into a machine's folder, those too that a run was cut off before it attached."""
+    folder, name = str(found.folder), found.name
+    manage.place.run(["sh", "-c", 'rm -f -- "$0/$1"-cidata-????????????.iso', folder, name], timeout=QUICK)
+
+
 def plan_disks(manage: Manage, found: Settings, disks: Sequence[ExtraDisk]) -> list[DiskStep]:
     """What is to be done for each of the node's additional disks; raises InputError for one that would shrink.
 
@@ -152,16 +160,27 @@ def converge_disks(manage: Manage, found: Settings, steps: Sequence[DiskStep]) -
             manage.run("storageattach", found.uuid, *at, "--medium=none")
             part.done.append(each.words)
             continue
-        if each.make:
-            about = [f"--size={each.size_mib}", f"--format={each.format}", f"--variant={each.variant}"]
-            manage.run("createmedium", "disk", f"--filename={each.path}", *about, timeout=LONG)
         if each.grow:
             manage.run("modifymedium", "disk", str(each.path), f"--resize={each.size_mib}", timeout=LONG)
         if each.port is not None:
             mine = [f"--setuuid={mark.fresh_uuid(_disk_name(found, each.path))}"] if each.mark else []
-            manage.run("storageattach", found.uuid, *at, f"--medium={each.path}", *mine)
+            with _made(manage, each) if each.make else contextlib.nullcontext():
+                manage.run("storageattach", found.uuid, *at, f"--medium={each.path}", *mine)
         part.done.append(each.words)
     return part
+
+
+@contextlib.contextmanager
+def _made(manage: Manage, step: DiskStep) -> Iterator[None]:
+    """A new disk: gone again where the block, which attaches it, fails or is interrupted."""
+    about = [f"--size={step.size_mib}", f"--format={step.format}", f"--variant={step.variant}"]
+    try:
+        manage.run("createmedium", "disk", f"--filename={step.path}", *about, timeout=LONG)
+        yield
+    except BaseException:
+        with interrupts.held(), contextlib.suppress(HapxError):
+            manage.run("closemedium", "disk", str(step.path), "--delete", check=False)
+        raise
 
 
 def remove_detached(manage: Manage, found: Settings) -> None:
