@@ -429,6 +429,9 @@ class TestDestroy:
         before = files(vbox)
         for number in (0, 1):
             host.converge(node(cluster, imported, seed, number))
+        # What UEFI keeps when it is off, as its first start would make it.
+        vbox.manage("modifynvram", "node01", "inituefivarstore")
+        assert [name for name in files(vbox) if name.endswith(".nvram")] == ["hapx/lab/node01/node01.nvram"]
         assert host.destroy("node01")
         assert names(vbox) == [imported.name, "node02"]
         assert host.destroy("node02")
