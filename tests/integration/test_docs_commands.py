@@ -47,7 +47,7 @@ NOT_HERE = {
     r"hapx-build (status|failover|down|ssh|console)\b": RUNNING,
     r"hapx force-quorum$": NODE,
     r"crm node standby NAME$": NODE,
-    r"corosync-q(net|device)": "on a third machine: tests/cluster/test_day2.py",
+    r"corosync-q(net|device)": "on a third machine; a node takes what it makes: tests/integration/test_seed_on_node.py",
     r"sudo apt-get install": "changes this machine: tests/integration/test_make.py",
 }
 # What somebody answers who is asked: hapx-build wants a terminal for that, minisign drops what was typed before.
