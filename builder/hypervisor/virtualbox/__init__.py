@@ -63,7 +63,7 @@ class VirtualBox:
 
     def machines(self, cluster: str | None = None) -> Sequence[Found]:
         """See `Hypervisor`."""
-        ours = [uuid for name, uuid in self._manage.machines_lately(look=True) if mark.is_ours(uuid, name)]
+        ours = [uuid for name, uuid in self._manage.machines_lately() if mark.is_ours(uuid, name)]
         found = [_found(settings) for settings in self._manage.all(ours)]
         return [each for each in found if cluster is None or each.cluster == cluster]
 

@@ -29,7 +29,7 @@ class Bases:
 
     def all(self) -> list[Base]:
         """Those that are whole."""
-        uuids = [uuid for name, uuid in self._manage.machines() if not mark.is_ours(uuid, name)]
+        uuids = [uuid for name, uuid in self._manage.machines_lately(look=True) if not mark.is_ours(uuid, name)]
         found = [
             (base, each)
             for each in self._manage.all(uuids)
