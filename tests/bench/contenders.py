@@ -245,7 +245,9 @@ class Keepalived(Contender):
 def with_keepalived(root: object, copy: object) -> None:
     """A copy of the baked root with keepalived in it, from the mirror that the root knows."""
     run(["cp", "--archive", "--reflink=auto", str(root), str(copy)], timeout=120)
-    run(["unshare", "--mount", "--propagation=private", "sh", "-euc", _INSTALL, "install", str(copy)], timeout=600)
+    # Where packages that start and stop programs by their names find nobody else's.
+    alone = ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child"]
+    run([*alone, "sh", "-euc", _INSTALL, "install", str(copy)], timeout=600)
 
 
 _INSTALL = """

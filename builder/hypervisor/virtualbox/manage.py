@@ -144,6 +144,7 @@ class Manage:
     def unregister(self, found: Settings) -> None:
         """Take a machine off VirtualBox' list, and delete its files; see `storage.check_children`."""
         self.run("unregistervm", found.uuid, "--delete", timeout=LONG)
+        self.forget()
 
     def promiscuous(self, machine: str) -> dict[int, str]:
         """The promiscuous mode of each of a machine's cards, by slot."""
