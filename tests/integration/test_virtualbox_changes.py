@@ -16,7 +16,7 @@ import pytest
 
 from builder.errors import InputError, MissingError
 from builder.hypervisor import Base, Machine, State, wanted
-from builder.hypervisor.virtualbox import VirtualBox, mark
+from builder.hypervisor.virtualbox import VirtualBox
 from builder.seed import iso
 from builder.spec import load
 from tests.virtualbox.chroot import VBox
@@ -136,10 +136,20 @@ class TestDisksThatTheSpecHasNoMore:
     def test_one_that_a_run_was_cut_off_at_is_known_too(self, node: Node) -> None:
         """Made, and not attached yet."""
         path = node.folder / "more.vdi"
+        node.vbox.manage("setextradata", "node01", "hapx/disk/more", "made")
         node.vbox.manage("createmedium", "disk", f"--filename={path}", "--size=16")
         node.host.converge(node.machine(SPEC.replace("name: logs}", "name: logs}, {size_mib: 16, name: more}")))
-        assert mark.is_ours(node.shown()["SATA-ImageUUID-4-0"], "node01/more")
+        assert node.disks() == {"data": "2", "logs": "3", "more": "4"}
         assert node.host.converge(node.machine(SPEC)).changes == (f"disk more: detached, kept as {path}",)
+
+    def test_made_again_and_again(self, node: Node) -> None:
+        """Under the same names in one life of VirtualBox's daemon, which still knows the disks that were."""
+        for _ in range(3):
+            node.host.converge(node.machine(WITHOUT_LOGS))
+            assert node.host.destroy("node01")
+            assert node.host.converge(node.machine(SPEC)).created
+        assert node.disks() == {"data": "2", "logs": "3"}
+        assert node.vbox.manage("list", "hdds").stdout.count(str(node.folder)) == 3
 
     def test_what_somebody_else_attached_stays(self, node: Node) -> None:
         """Where VirtualBox's window puts a new disk: beside those that are ours."""

@@ -2,8 +2,8 @@
 
 A clone's UUID is chosen here: its last 48 bits are a digest of the others and of the machine's name. It is there from
 the moment VirtualBox knows the machine, nothing a person changes in the window takes it away, and a copy that somebody
-makes has another. So is an additional disk's, from the moment it is attached. A machine's group and description say
-where it came from; a base, whose UUID VirtualBox chooses, is known by its description, which it is imported with.
+makes has another. Its group and its description say where it came from; a base, whose UUID VirtualBox chooses, is known
+by its description, which it is imported with.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class Origin:
 
 
 def fresh_uuid(name: str) -> str:
-    """A UUID for a machine or a disk of ours of that name, unlike any other (RFC 9562, version 8)."""
+    """A UUID for a machine of ours of that name, unlike any other (RFC 9562, version 8)."""
     head = uuid.UUID(bytes=secrets.token_bytes(10) + bytes(6), version=4).bytes[:10]
     head = head[:6] + bytes([0x80 | head[6] & 0x0F]) + head[7:]
     return str(uuid.UUID(bytes=head + _digest(head, name)))
 
 
 def is_ours(machine: str, name: str) -> bool:
-    """Whether the UUID of a machine or a disk of that name was made by `fresh_uuid`."""
+    """Whether the UUID of a machine of that name was made by `fresh_uuid`."""
     value = uuid.UUID(machine).bytes
     return value[10:] == _digest(value[:10], name)
 

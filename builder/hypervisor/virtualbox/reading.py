@@ -69,8 +69,6 @@ class Medium:
     port: int
     device: int
     path: str
-    uuid: str
-    """The image's; empty where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,17 +216,6 @@ def capacity_mib(text: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def image_uuid(text: str) -> str:
-    """A disk image's UUID, from `showmediuminfo`; empty where it says none."""
-    match = re.search(r"^UUID: +([0-9a-fA-F-]{36})$", text, re.MULTILINE)
-    return match[1].lower() if match else ""
-
-
-def has_children(text: str) -> bool:
-    """Whether other images were made of a disk image, from `showmediuminfo`."""
-    return re.search(r"^Child UUIDs: +[0-9a-fA-F]", text, re.MULTILINE) is not None
-
-
 def users(text: str) -> list[str]:
     """UUIDs of the machines that a medium hangs at, from `showmediuminfo`."""
     return [uuid.lower() for uuid in re.findall(r"\(UUID: ([0-9a-fA-F-]{36})\)", text)]
@@ -276,6 +263,4 @@ def _media(values: Mapping[str, str], controllers: set[str]) -> Iterator[Medium]
     for key, value in values.items():
         match = _ATTACHED.fullmatch(key)
         if match and match["controller"] in controllers and value != "none":
-            controller, port, device = match.group("controller", "port", "device")
-            uuid = values.get(f"{controller}-ImageUUID-{port}-{device}", "").lower()
-            yield Medium(controller, int(port), int(device), value, uuid)
+            yield Medium(match["controller"], int(match["port"]), int(match["device"]), value)

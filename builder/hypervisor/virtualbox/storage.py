@@ -12,9 +12,12 @@ from pathlib import Path, PurePosixPath
 from builder import interrupts
 from builder.errors import BusyError, HapxError, InputError
 from builder.hypervisor import ExtraDisk, State
-from builder.hypervisor.virtualbox import mark, plan, reading, said
+from builder.hypervisor.virtualbox import plan, reading, said
 from builder.hypervisor.virtualbox.manage import LONG, QUICK, Manage
 from builder.hypervisor.virtualbox.reading import Settings
+
+KEY = "hapx/disk/"
+"""Of a machine's extra data: which additional disks were made for it."""
 
 _CD = re.compile(r".+-cidata-[0-9a-f]{12}\.iso")
 
@@ -40,16 +43,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class DiskStep:
-    """What is to be done about a disk: `make` it, attach it at `port` (None: it is), `grow` it, or take it off.
-
-    `mark` it, as it is attached, where it does not have our mark yet.
-    """
+    """What is to be done about a disk: `make` it, attach it at `port` (None: it is), `grow` it, or take it off."""
 
     path: PurePosixPath
     size_mib: int
     port: int | None
     make: bool = False
-    mark: bool = True
     grow: bool = False
     detach: bool = False
     """From `port`: the spec has it no more. Its file stays, with what is on it."""
@@ -110,14 +109,17 @@ def plan_disks(manage: Manage, found: Settings, disks: Sequence[ExtraDisk]) -> l
     """
     controller = plan.disk_controller(found)
     taken: set[int] = set()
-    wanted_names = {disk.name for disk in disks}
-    steps = [
+    names = {disk.name for disk in disks}
+    others = [
         DiskStep(path, 0, medium.port, detach=True)
         for medium in found.media
         if medium.controller == controller.name
-        and (path := PurePosixPath(medium.path)).stem not in wanted_names
-        and _is_disk(found, path, medium.uuid)
+        and (path := PurePosixPath(medium.path)).parent == found.folder
+        and path.suffix == ".vdi"
+        and path.stem not in names
     ]
+    ours = _made_names(manage, found) if others else set()
+    steps = [each for each in others if each.path.stem in ours]
     for disk in disks:
         wanted = DiskStep(
             found.folder / f"{disk.name}.vdi", disk.size_mib, plan.free_port(found, controller, taken), make=True
@@ -139,10 +141,7 @@ def step(manage: Manage, found: Settings, wanted: DiskStep) -> DiskStep:
             hint="destroy the machine to make it anew",
         )
     attached = found.uuid in reading.users(said_of)
-    # One that a run was cut off before has no mark; the UUID of one that others were made of is theirs too.
-    marked = _is_disk(found, wanted.path, reading.image_uuid(said_of)) or reading.has_children(said_of)
-    port = None if attached else wanted.port
-    return replace(wanted, make=False, mark=not marked, grow=has < wanted.size_mib, port=port)
+    return replace(wanted, make=False, grow=has < wanted.size_mib, port=None if attached else wanted.port)
 
 
 def converge_disks(manage: Manage, found: Settings, steps: Sequence[DiskStep]) -> Part:
@@ -163,17 +162,18 @@ def converge_disks(manage: Manage, found: Settings, steps: Sequence[DiskStep]) -
         if each.grow:
             manage.run("modifymedium", "disk", str(each.path), f"--resize={each.size_mib}", timeout=LONG)
         if each.port is not None:
-            mine = [f"--setuuid={mark.fresh_uuid(_disk_name(found, each.path))}"] if each.mark else []
-            with _made(manage, each) if each.make else contextlib.nullcontext():
-                manage.run("storageattach", found.uuid, *at, f"--medium={each.path}", *mine)
+            with _made(manage, found, each) if each.make else contextlib.nullcontext():
+                manage.run("storageattach", found.uuid, *at, f"--medium={each.path}")
         part.done.append(each.words)
     return part
 
 
 @contextlib.contextmanager
-def _made(manage: Manage, step: DiskStep) -> Iterator[None]:
+def _made(manage: Manage, found: Settings, step: DiskStep) -> Iterator[None]:
     """A new disk: gone again where the block, which attaches it, fails or is interrupted."""
     about = [f"--size={step.size_mib}", f"--format={step.format}", f"--variant={step.variant}"]
+    # First: one that a run was cut off at is known for ours too.
+    manage.run("setextradata", found.uuid, f"{KEY}{step.path.stem}", "made")
     try:
         manage.run("createmedium", "disk", f"--filename={step.path}", *about, timeout=LONG)
         yield
@@ -185,10 +185,13 @@ def _made(manage: Manage, step: DiskStep) -> Iterator[None]:
 
 def remove_detached(manage: Manage, found: Settings) -> None:
     """Delete the disks that were made for a machine and do not hang at it any more."""
-    attached = {medium.uuid for medium in found.media}
-    for disk in reading.disks(manage.run("list", "hdds").stdout):
-        if disk.uuid not in attached and _is_disk(found, disk.path, disk.uuid):
-            manage.run("closemedium", "disk", str(disk.path), "--delete")
+    attached = {medium.path for medium in found.media}
+    there = [disk.path for disk in reading.disks(manage.run("list", "hdds").stdout)]
+    left = [path for path in there if path.parent == found.folder and str(path) not in attached]
+    ours = _made_names(manage, found) if left else set()
+    for path in left:
+        if path.stem in ours:
+            manage.run("closemedium", "disk", str(path), "--delete")
 
 
 def default_folder(manage: Manage) -> PurePosixPath:
@@ -233,8 +236,7 @@ def sweep(manage: Manage, folder: PurePosixPath) -> bool:
         return False
     for disk in reading.disks(manage.run("list", "hdds").stdout):
         if disk.path.is_relative_to(folder):
-            # Not by its UUID: VBoxSVC goes on finding an image by the one that --setuuid replaced.
-            manage.run("closemedium", "disk", str(disk.path), check=False)
+            manage.run("closemedium", "disk", disk.uuid, check=False)
     return manage.place.run(["sh", "-c", _SWEEP, str(folder)], timeout=LONG, check=False).returncode == 0
 
 
@@ -253,13 +255,10 @@ def check_children(manage: Manage, found: Settings) -> None:
         )
 
 
-def _is_disk(found: Settings, path: PurePosixPath, uuid: str) -> bool:
-    """Whether an image is an additional disk that was made for the machine."""
-    return path.parent == found.folder and uuid != "" and mark.is_ours(uuid, _disk_name(found, path))
-
-
-def _disk_name(found: Settings, path: PurePosixPath) -> str:
-    return f"{found.name}/{path.stem}"
+def _made_names(manage: Manage, found: Settings) -> set[str]:
+    """The names of the additional disks that were made for a machine."""
+    said_of = manage.run("getextradata", found.uuid, "enumerate").stdout
+    return set(re.findall(rf"^Key: {KEY}(\S+), ", said_of, re.MULTILINE))
 
 
 def _living(manage: Manage, folder: PurePosixPath) -> Settings | None:
