@@ -122,6 +122,10 @@ def test_a_killed_pacemakerd_comes_back_and_moves_nothing(pair: Lab, results: Re
         owner.kill("pacemakerd")
         wait_until(lambda: owner.pids("pacemakerd") not in ([], [before]), 30, "pacemakerd is back")
     assert owner.resets == resets
+    # It has found its daemons again, but is not their parent: it would learn a second late that one has ended.
+    with scenario(pair, results, "kill -9 corosync, after pacemakerd", 3.0, moves=True):
+        owner.kill("corosync")
+        wait_until(lambda: owner.resets > resets, 20, f"{owner.name} resets itself")
 
 
 # Power
