@@ -210,6 +210,21 @@ def test_a_lone_node_goes_on_when_told_and_not_while_the_address_is_alive(pair: 
     assert pair.owner is alone
 
 
+def test_a_node_says_that_it_has_no_packet_filter(pair: Lab) -> None:
+    node = pair.other
+    node.sh("cp -p /etc/nftables.conf /root/kept; echo nonsense >>/etc/nftables.conf")
+    try:
+        assert node.run("systemctl", "restart", "hapx-firewall", check=False).returncode != 0
+        said = health(node)
+        assert (said["state"], [each["message"] for each in said["problems"]]) == (
+            "degraded",
+            ["the packet filter is not loaded: this node lets everything in"],
+        )
+    finally:
+        node.sh("mv /root/kept /etc/nftables.conf; systemctl restart hapx-firewall")
+    assert health(node)["state"] == "healthy"
+
+
 def test_a_node_says_what_hangs_in_five_seconds(pair: Lab) -> None:
     node = pair.other
     node.sh("pkill -STOP pacemaker-based")

@@ -42,6 +42,7 @@ def seen(state: str = "healthy", *, quorum: str = "healthy", links: str = "healt
         haproxy=Haproxy(True, haproxy.parse(sample("stat.csv"))),
         clock=clock.Clock(None, None),
         addresses=None,
+        firewall_failed=False,
     )
 
 
@@ -119,6 +120,11 @@ def test_a_healthy_pair() -> None:
         ),
         (replace(seen(), clock=clock.Clock(True, -3600.0)), State.DEGRADED, ["degraded: the clock is -3600.0 s off"]),
         (replace(seen(), clock=clock.Clock(False, None)), State.HEALTHY, []),
+        (
+            replace(seen(), firewall_failed=True),
+            State.DEGRADED,
+            ["degraded: the packet filter is not loaded: this node lets everything in"],
+        ),
     ],
 )
 def test_what_is_wrong_is_said_the_cause_first(what: Seen, state: State, messages: list[str]) -> None:

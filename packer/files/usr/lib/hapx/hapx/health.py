@@ -28,6 +28,7 @@ _MAX_OFFSET = 1.0
 _STAMP_ARGV = ("cibadmin", "--query", f"--xpath=//cluster_property_set[@id='{merge.STAMP}']")
 _NO_SUCH_OBJECT = 105  # crm/common/results.h: CRM_EX_NOSUCH
 _ADDRESSES_ARGV = ("ip", "-json", "address")
+_FIREWALL_ARGV = ("systemctl", "is-failed", "--quiet", "hapx-firewall.service")
 
 
 class State(StrEnum):
@@ -111,6 +112,7 @@ class Seen:
     haproxy: Haproxy
     clock: Clock
     addresses: dict[str, str] | None  # this node's own, each with its interface
+    firewall_failed: bool  # the seed's packet filter was not loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,7 @@ def see(known: Facts, seconds: float) -> Seen:
             _STAMP_ARGV,
             clock.ARGV,
             _ADDRESSES_ARGV,
+            _FIREWALL_ARGV,
         )
     }
     alive = haproxy.is_alive(known.monitor)
@@ -177,6 +180,7 @@ def see(known: Facts, seconds: float) -> Seen:
         haproxy=Haproxy(alive, backends),
         clock=clock.parse(said[clock.ARGV].stdout),
         addresses=_addresses(said[_ADDRESSES_ARGV]),
+        firewall_failed=said[_FIREWALL_ARGV].ok,
     )
 
 
@@ -323,6 +327,13 @@ class _Judgement:
                 "sudo hapx reconcile on each node, with the newest seed",
             )
 
+    def firewall(self) -> None:
+        if self.seen.firewall_failed:
+            self.degraded(
+                "the packet filter is not loaded: this node lets everything in",
+                "nft -c -f /etc/nftables.conf; when that is right: systemctl restart hapx-firewall",
+            )
+
     def clock(self) -> None:
         # Whether there is a time server says nothing of the cluster, which does not need one; a wrong clock does.
         offset = self.seen.clock.offset_seconds
@@ -341,6 +352,7 @@ def _problems(
     judgement.nodes(nodes, links)
     judgement.resources()
     judgement.seed()
+    judgement.firewall()
     judgement.clock()
     return sorted(judgement.found, key=lambda problem: problem.severity is not State.FAILED)
 
