@@ -20,6 +20,15 @@ from tests.virtualbox import chroot
 BAKE_SECONDS = 3600.0
 
 
+def pytest_configure() -> None:
+    """Take Ctrl-C as it is at a terminal: in the background (`make test &`, nohup) a shell has it ignored, and every
+    program that a test starts, to interrupt it, would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+
 @pytest.fixture(autouse=True)
 def _signals_left_as_they_were() -> Iterator[None]:
     """A test that leaves a signal ignored or handled breaks others far away from it: say which test it was."""
