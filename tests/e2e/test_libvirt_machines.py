@@ -1,4 +1,4 @@
-"""Machines, networks and disks on a real libvirt; the one that is switched on gets no further than its firmware."""
+"""Machines, networks and disks on a real libvirt; what is switched on gets no further than Linux' first drivers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from tests.e2e.hosts import Host
 pytestmark = pytest.mark.slow
 
 NODE = "node1"
-FIRMWARE_SECONDS = 120.0  # emulated, on a busy machine
+# Emulated, on a busy machine.
+FIRMWARE_SECONDS = 120.0
+LINUX_SECONDS = 240.0
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +184,17 @@ def test_under_uefi_the_boot_loader_starts_and_nothing_stays(machine: Machine, l
     assert nvram.is_file()
     libvirt.destroy(NODE)
     assert not [path for path in (host.folder / "lib").rglob("*") if path.name.startswith(NODE) or "VARS" in path.name]
+
+
+@pytest.mark.parametrize("firmware", Firmware)
+def test_linux_finds_the_cd(firmware: Firmware, machine: Machine, libvirt: Libvirt) -> None:
+    """By its driver's word on the console: without it, a node has no seed, and waits for nothing."""
+    libvirt.converge(replace(machine, firmware=firmware))
+    libvirt.start(NODE)
+    deadline = time.monotonic() + LINUX_SECONDS
+    while not any("[sr0]" in line for line in libvirt.console_tail(NODE, 500)):
+        assert time.monotonic() < deadline, libvirt.console_tail(NODE, 50)
+        time.sleep(0.5)
 
 
 def test_another_firmware_is_changed_while_it_is_off(machine: Machine, libvirt: Libvirt, host: Host) -> None:
