@@ -20,9 +20,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from builder.command import run
 from tests.bench.bench_failover import baked_root
-from tests.bench.contenders import GUIDE_AGENT, GUIDE_CIB
+from tests.bench.contenders import GUIDE_AGENT, GUIDE_CIB, changed_copy
 from tests.cluster import lab
 from tests.cluster.lab import Lab
 from tests.cluster.observers import wait_until
@@ -35,9 +34,6 @@ AGENT = "/usr/lib/ocf/resource.d/heartbeat/haproxy"
 
 # $1 the copy of the root: every package the guide's bring is noted, then fetched, indexed and removed.
 _WITHOUT = f"""
-cp --remove-destination /etc/resolv.conf "$1/etc/resolv.conf"
-mount --bind /dev "$1/dev"; mount -t proc proc "$1/proc"; mount -t tmpfs tmpfs "$1/tmp"
-export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
 in_root() {{ chroot "$1" sh -euc "$2"; }}
 rm -rf "$1"/etc/systemd/system/*.service.d/hapx.conf "$1"/etc/systemd/system/hapx-*
 in_root "$1" 'apt-get -qq update; dpkg-query -W -f "\\${{Package}}\\n" | sort >/tmp/before
@@ -57,10 +53,7 @@ in_root "$1" 'apt-get -qq update; dpkg-query -W -f "\\${{Package}}\\n" | sort >/
 
 def without_packages(root: Path, copy: Path) -> None:
     """A copy of the baked root in which the guide's packages are files in a folder."""
-    run(["cp", "--archive", "--reflink=auto", str(root), str(copy)], timeout=120)
-    # Packages that go stop what runs by their programs' names: in here, nothing does.
-    alone = ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child"]
-    run([*alone, "sh", "-euc", _WITHOUT, "without", str(copy)], timeout=600)
+    changed_copy(root, copy, _WITHOUT)
 
 
 def guide_seeds(cluster: Lab) -> dict[str, dict[str, bytes]]:

@@ -244,16 +244,25 @@ class Keepalived(Contender):
 
 def with_keepalived(root: object, copy: object) -> None:
     """A copy of the baked root with keepalived in it, from the mirror that the root knows."""
+    changed_copy(root, copy, _INSTALL)
+
+
+def changed_copy(root: object, copy: object, script: str) -> None:
+    """A copy of the baked root, changed by a script: its $1 is the copy, with its mirror and names within reach.
+
+    Packages start and stop programs by their names: in there they find nobody else's.
+    """
     run(["cp", "--archive", "--reflink=auto", str(root), str(copy)], timeout=120)
-    # Where packages that start and stop programs by their names find nobody else's.
     alone = ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child"]
-    run([*alone, "sh", "-euc", _INSTALL, "install", str(copy)], timeout=600)
+    run([*alone, "sh", "-euc", _ENTER + script, "change", str(copy)], timeout=600)
 
 
-_INSTALL = """
+_ENTER = """
 cp --remove-destination /etc/resolv.conf "$1/etc/resolv.conf"
 mount --bind /dev "$1/dev"; mount -t proc proc "$1/proc"; mount -t tmpfs tmpfs "$1/tmp"
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
+"""
+_INSTALL = """
 chroot "$1" apt-get -qq update
 chroot "$1" apt-get -qq install --yes --no-install-recommends keepalived
 chroot "$1" systemctl disable keepalived

@@ -17,7 +17,7 @@ import pytest
 from builder.image import machine, template
 from tests.integration import baking
 from tests.integration.baking import REPOSITORY
-from tests.virtualbox.chroot import VBox
+from tests.virtualbox.chroot import VBox, stand_in
 
 PACKER = REPOSITORY / "packer"
 TEMPLATES = sorted(PACKER.glob("*.pkr.hcl"))
@@ -129,10 +129,7 @@ def test_dry_run_of_a_machine_says_what_it_boots_and_touches_nothing(tmp_path: P
     (tmp_path / "base").write_text("")
     digest, name = hashlib.sha256(b"").hexdigest(), machine.MACHINES[source].base
     # A stand-in: nothing but its being there is asked for, and starting it would be a defect.
-    program = tmp_path / "bin/VBoxManage"
-    program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
-    program.chmod(0o755)
+    program = stand_in(tmp_path / "bin/VBoxManage", f"#!/bin/sh\ntouch {tmp_path}/started\n")
     environment = ENVIRONMENT | {"PATH": f"{program.parent}:{os.environ['PATH']}", "TMPDIR": str(tmp_path / "work")}
     (tmp_path / "work").mkdir()
     argv = [baking.COMMAND, "image", "--dry-run", "--source", source, "--var", f"{name}=base"]
@@ -223,17 +220,15 @@ def test_packer_drives_virtualbox_up_to_the_start_of_a_machine(
     base = DRIVES[source].base(request, tmp_path)
     digest = hashlib.sha256(base.read_bytes()).hexdigest()
     record = tmp_path / "calls"
-    program = tmp_path / "bin/VBoxManage"
-    program.parent.mkdir()
     # Where there is no kernel module, VBoxManage says so before its version, and Packer goes no further than that.
-    program.write_text(
+    program = stand_in(
+        tmp_path / "bin/VBoxManage",
         f"""#!/bin/sh
         echo "$*" >>{record}
         if [ "$1" = --version ]; then {vbox.executable} --version | tail -n 1; exit; fi
         exec {vbox.executable} "$@"
-        """
+        """,
     )
-    program.chmod(0o755)
     environment = ENVIRONMENT | {
         "PATH": f"{program.parent}:{os.environ['PATH']}",
         "TMPDIR": str(work),

@@ -210,9 +210,7 @@ class TestStates:
     def test_running(self, node: Node, tmp_path: Path) -> None:
         """It is told what it can take, in words that this VirtualBox knows; the rest is said to be left."""
         log = tmp_path / "told"
-        real = node.vbox.executable.rename(node.vbox.executable.with_name("real"))
-        node.vbox.executable.write_text(RUNNING.format(real=real, log=log))
-        node.vbox.executable.chmod(0o755)
+        node.vbox.wrap(RUNNING, log=log)
         text = WITHOUT_LOGS.replace("cpus: 2", "cpus: 4").replace("lab-link", "other-link")
         text = text.replace("00:53:01", "00:53:02").replace("size_mib: 16", "size_mib: 32")
         text = text.replace("vips:\n  - {address: 10.56.0.10, network: link}\n", "")
@@ -286,7 +284,5 @@ def powered(node: Node, folder: Path, state: str, acpi: str) -> tuple[Callable[[
     now, log = folder / "state", folder / "told"
     now.write_text(state)
     log.touch()
-    real = node.vbox.executable.rename(node.vbox.executable.with_name("real"))
-    node.vbox.executable.write_text(POWERED.format(real=real, state=now, log=log, acpi=acpi.format(state=now)))
-    node.vbox.executable.chmod(0o755)
+    node.vbox.wrap(POWERED, state=now, log=log, acpi=acpi.format(state=now))
     return lambda: now.read_text().strip(), lambda: log.read_text().splitlines()

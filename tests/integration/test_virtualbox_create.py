@@ -7,18 +7,17 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.integration.baking import COMMAND
 from tests.integration.test_virtualbox_interrupted import SHIM, cut_off
-from tests.virtualbox.chroot import VBox
+from tests.virtualbox.chroot import VBox, stand_in
 
 pytestmark = pytest.mark.slow
 
-COMMAND = Path(sys.executable).with_name("hapx-build")
 FILES = {
     "meta-data": "instance-id: #UUID#\nlocal-hostname: #HOSTNAME#\n",
     "hapx/user-data": "#cloud-config\nhostname: #HOSTNAME#\nssh_authorized_keys: ['#SSH-PUB-KEY#']\n",
@@ -51,7 +50,7 @@ def guide(vbox: VBox, small_ova: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 def run(*arguments: str) -> tuple[int, dict[str, object]]:
     """The exit code and the last event."""
-    argv = [str(COMMAND), *arguments, "--json"]
+    argv = [COMMAND, *arguments, "--json"]
     ran = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False, env=dict(os.environ))
     return ran.returncode, json.loads(ran.stdout.splitlines()[-1])
 
@@ -132,12 +131,9 @@ def test_failure_leaves_no_machine(guide: VBox) -> None:
 @cut_off("clonevm", "--type=dvddrive", "--type=hdd")
 def test_cut_off(guide: VBox, tmp_path: Path, step: str, how: str) -> None:
     """At each step of VBoxManage's, by kill -9 and by Ctrl-C; then run again."""
-    shim = tmp_path / "shim/VBoxManage"
-    shim.parent.mkdir()
-    shim.write_text(SHIM.format(real=guide.executable))
-    shim.chmod(0o755)
+    shim = stand_in(tmp_path / "shim/VBoxManage", SHIM.format(real=guide.executable))
     environment = {**os.environ, "PATH": f"{shim.parent}:{os.environ['PATH']}", "STEP": step, "HOW": how}
-    argv = [str(COMMAND), *GUIDE, "-a", "false"]
+    argv = [COMMAND, *GUIDE, "-a", "false"]
     cut = subprocess.run(argv, capture_output=True, timeout=120, check=False, env=environment)
     assert cut.returncode == (130 if how == "ctrl-c" else -9)
     time.sleep(0.5)  # VirtualBox's daemon ends what a VBoxManage that was killed had begun

@@ -98,9 +98,7 @@ def lab(
 ) -> Iterator[Lab]:
     shared = [tmp_path_factory.getbasetemp()]
     with chroot.start(virtualbox_root, tmp_path / "virtualbox", shared, network=True) as vbox:
-        real = vbox.executable.rename(vbox.executable.with_name("real"))
-        vbox.executable.write_text(DRIVER.format(pid=vbox.pid, real=real))
-        vbox.executable.chmod(0o755)
+        vbox.wrap(DRIVER, pid=vbox.pid)
         monkeypatch.setenv("PATH", str(vbox.executable.parent), prepend=":")
         yield Lab(vbox, small_ova, tmp_path)
 

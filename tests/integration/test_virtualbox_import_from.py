@@ -199,9 +199,7 @@ class TestHowFarItIs:
 
     def test_for_a_person(self, importer: Importer, small_ova: Path, tmp_path: Path) -> None:
         """On a terminal: a bar while VirtualBox works, the time it took in the end."""
-        real = importer.vbox.executable.rename(importer.vbox.executable.with_name("real"))
-        importer.vbox.executable.write_text(SLOW.format(real=real, go=tmp_path / "go"))
-        importer.vbox.executable.chmod(0o755)
+        importer.vbox.wrap(SLOW, go=tmp_path / "go")
         ours, theirs = pty.openpty()
         argv = [str(COMMAND), "import", str(small_ova)]
         with subprocess.Popen(

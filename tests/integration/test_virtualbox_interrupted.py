@@ -6,18 +6,17 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.integration.baking import COMMAND
 from tests.virtualbox import chroot
-from tests.virtualbox.chroot import VBox
+from tests.virtualbox.chroot import VBox, stand_in
 
 pytestmark = pytest.mark.slow
 
-COMMAND = Path(sys.executable).with_name("hapx-build")
 SPEC = """
 name: lab
 networks:
@@ -60,15 +59,12 @@ class Lab:
     def __init__(self, vbox: VBox, folder: Path) -> None:
         self.vbox = vbox
         self.folder = folder
-        shim = folder / "bin/VBoxManage"
-        shim.parent.mkdir()
-        shim.write_text(SHIM.format(real=vbox.executable))
-        shim.chmod(0o755)
+        stand_in(folder / "bin/VBoxManage", SHIM.format(real=vbox.executable))
         (folder / "cluster.yaml").write_text(SPEC)
 
     def run(self, *arguments: object, step: str = "", how: str = "") -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PATH": f"{self.folder}/bin:{os.environ['PATH']}", "STEP": step, "HOW": how}
-        argv = [str(COMMAND), *map(str, arguments), "--json"]
+        argv = [COMMAND, *map(str, arguments), "--json"]
         return subprocess.run(
             argv, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=120, check=False
         )

@@ -458,9 +458,7 @@ def test_a_machine_that_somebody_works_on(
     host.converge(node(cluster, imported, seed))
     # As VBoxManage says it; when a lock is held cannot be timed in a test.
     locked = "VBoxManage: error: The machine 'node01' is already locked for a session (or being unlocked)\n"
-    fake = vbox.executable.with_name("VBoxManage")
-    real = fake.rename(vbox.executable.with_name("real"))
-    fake.write_text(f'#!/bin/sh\ncase $* in *modifyvm*) printf %s "{locked}" >&2; exit 1;; esac\nexec {real} "$@"\n')
-    fake.chmod(0o755)
+    script = '#!/bin/sh\ncase $* in *modifyvm*) printf %s "{locked}" >&2; exit 1;; esac\nexec {real} "$@"\n'
+    vbox.wrap(script, locked=locked)
     with pytest.raises(BusyError, match="in use by another program"):
         host.converge(dataclasses.replace(node(cluster, imported, seed), cpus=1))

@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,11 +17,11 @@ import pytest
 from builder import remote
 from builder.errors import BusyError, ExitCode
 from builder.hypervisor.virtualbox import VirtualBox
-from tests.virtualbox.chroot import VBox
+from tests.integration.baking import COMMAND
+from tests.virtualbox.chroot import VBox, stand_in
 
 pytestmark = pytest.mark.slow
 
-COMMAND = Path(sys.executable).with_name("hapx-build")
 SECONDS = 60.0
 SPEC = """
 name: lab
@@ -48,10 +47,7 @@ class Lab:
     def __init__(self, vbox: VBox, folder: Path) -> None:
         self.vbox = vbox
         self.folder = folder
-        shim = folder / "bin/VBoxManage"
-        shim.parent.mkdir()
-        shim.write_text(SHIM.format(real=vbox.executable, folder=folder))
-        shim.chmod(0o755)
+        stand_in(folder / "bin/VBoxManage", SHIM.format(real=vbox.executable, folder=folder))
         (folder / "cluster.yaml").write_text(SPEC)
         self.environment = {
             **os.environ,
@@ -61,7 +57,7 @@ class Lab:
 
     @contextlib.contextmanager
     def started(self, *arguments: object, step: str = "no step") -> Iterator[subprocess.Popen[str]]:
-        argv = [str(COMMAND), *map(str, arguments), "--json"]
+        argv = [COMMAND, *map(str, arguments), "--json"]
         environment = {**self.environment, "STEP": step}
         process = subprocess.Popen(argv, cwd=self.folder, env=environment, stdout=subprocess.PIPE, text=True)
         try:

@@ -19,7 +19,7 @@ from builder.hypervisor.virtualbox import VirtualBox
 from builder.seed import iso
 from builder.spec import load
 from tests.virtualbox import chroot
-from tests.virtualbox.chroot import VBox
+from tests.virtualbox.chroot import VBox, stand_in
 
 pytestmark = pytest.mark.slow
 
@@ -117,11 +117,8 @@ def test_it_is_asked_for_nothing_that_it_does_not_know(
     vbox: VBox, small_ova: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, known: dict[str, str]
 ) -> None:
     log = tmp_path / "asked"
-    programs = tmp_path / "noting"
-    programs.mkdir()
-    (programs / "VBoxManage").write_text(NOTES.format(log=log, version=version, real=vbox.executable))
-    (programs / "VBoxManage").chmod(0o755)
-    monkeypatch.setenv("PATH", str(programs), prepend=":")
+    noting = stand_in(tmp_path / "noting/VBoxManage", NOTES.format(log=log, version=version, real=vbox.executable))
+    monkeypatch.setenv("PATH", str(noting.parent), prepend=":")
 
     live_and_die(VirtualBox(), small_ova, tmp_path)
 

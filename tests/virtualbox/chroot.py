@@ -71,6 +71,11 @@ class VBox:
         pairs = re.finditer(r'^"?([^"=\n]+)"?=(?:"(.*?)"|([^"\n]*))$', said, re.MULTILINE | re.DOTALL)
         return {pair[1]: pair[2] if pair[2] is not None else pair[3] for pair in pairs}
 
+    def wrap(self, script: str, **names: object) -> None:
+        """Have a script run as `executable` from now on: `{real}` in it is what ran until now, others are given."""
+        real = self.executable.rename(self.executable.with_name("real"))
+        stand_in(self.executable, script.format(real=real, **names))
+
     def add_host_only(self, address: str) -> None:
         """A host-only interface as its kernel driver would have made it, with an address like 192.168.56.1/24.
 
@@ -78,6 +83,14 @@ class VBox:
         """
         for words in ("link add vboxnet0 type bridge", f"addr add {address} dev vboxnet0"):
             run(["nsenter", f"--target={self.pid}", "--net", "ip", *words.split()], timeout=STOP_SECONDS)
+
+
+def stand_in(program: Path, script: str) -> Path:
+    """Write a script that is run in a program's place, in a folder for the front of PATH; the script's path."""
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(script)
+    program.chmod(0o755)
+    return program
 
 
 def cache() -> Path:
@@ -151,9 +164,7 @@ def start(root: Path, work: Path, shared: Sequence[Path], *, network: bool = Fal
         enter = ["nsenter", f"--target={pid}", *own_net, "--mount", "--pid", "--root", "--wd"]
         if user:
             enter += ["--user", "--preserve-credentials"]
-        executable = programs / "VBoxManage"
-        executable.write_text(wrapper(enter, home))
-        executable.chmod(0o755)
+        executable = stand_in(programs / "VBoxManage", wrapper(enter, home))
         yield VBox(executable, home, int(pid))
     finally:
         # Process 1 ends when its input closes; the kernel then ends all the others before unshare sees it end.
