@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder import resources
+from builder.crew import Crew
 from builder.errors import HapxError, InputError, Problem
 from builder.hypervisor import Base, Converged, Found, Hypervisor, Machine, State, bases, choose, wanted
 from builder.hypervisor.alone import alone
@@ -94,13 +94,28 @@ class Fleet:
         machines = [
             wanted.machine(self.cluster, node, chosen[node.name], seeds[node.name], linked=linked) for node in nodes
         ]
-        done: dict[str, Converged] = {}
         with reporter.stage("clone", title="Make the machines"):
-            for host in self.hosts(nodes):
-                theirs = [each for node, each in zip(nodes, machines, strict=True) if self.on(node) is host]
-                with alone(host, reporter):
-                    done |= {each.name: each for each in _converged(host, theirs)}
-        return [done[node.name] for node in nodes]
+            if linked:
+                return self.converge(machines, reporter)
+            done = []
+            for node, machine in zip(nodes, machines, strict=True):
+                with alone(self.on(node), reporter):
+                    done.append(self.on(node).converge(machine))
+            return done
+
+    def converge(self, machines: Sequence[Machine], reporter: Reporter) -> list[Converged]:
+        """Make machines of nodes, or what differs of them, on all hosts and of all nodes at once; in their order."""
+        hosts = {node.name: self.on(node) for node in self.nodes([machine.name for machine in machines])}
+        done: dict[str, Converged] = {}
+
+        def work(host: Hypervisor) -> None:
+            theirs = [machine for machine in machines if hosts[machine.name] is host]
+            with alone(host, reporter, crew), Crew(THREADS, within=crew) as its:
+                done.update({each.name: each for each in its.each(theirs, host.converge)})
+
+        with Crew() as crew:
+            crew.each(dict.fromkeys(hosts.values()), work)
+        return [done[machine.name] for machine in machines]
 
     def _bases(self, nodes: Sequence[Node], name: str | None) -> dict[str, Base]:
         chosen = {}
@@ -176,17 +191,6 @@ class Fleet:
         if errors:
             raise errors[0]
         return removed
-
-
-def _converged(host: Hypervisor, machines: Sequence[Machine]) -> list[Converged]:
-    """The machines of one host: several at a time, but for full copies, which Ctrl-C does not wait for."""
-    if not all(machine.linked for machine in machines):
-        return [host.converge(machine) for machine in machines]
-    pool = ThreadPoolExecutor(THREADS)
-    try:
-        return list(pool.map(host.converge, machines))
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def load(path: Path) -> Fleet:

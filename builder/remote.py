@@ -26,7 +26,16 @@ from urllib.parse import unquote, urlsplit
 
 from builder import command
 from builder.command import Result
-from builder.errors import BusyError, CommandError, HapxError, InputError, MissingError, NoSpaceError, UnreachableError
+from builder.errors import (
+    BusyError,
+    CommandError,
+    CommandTimeoutError,
+    HapxError,
+    InputError,
+    MissingError,
+    NoSpaceError,
+    UnreachableError,
+)
 from builder.spec import derived
 from builder.spec.model import Cluster, Node
 
@@ -72,7 +81,7 @@ class Place(Protocol):
     def alone(self, name: str, *, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
         """Hold the lock of that name of this user there; whoever holds it loses it when killed.
 
-        Where another run has it, `on_wait` is called once, and BusyError raised after `WAIT` seconds.
+        While another run has it, `on_wait` is called again and again, and may raise; after `WAIT` seconds BusyError is.
         """
         ...
 
@@ -128,9 +137,8 @@ class Here:
                     stack.enter_context(locks.held(path, wait=False))
                     break
                 except BlockingIOError:
-                    if deadline is None:
-                        deadline = time.monotonic() + WAIT
-                        on_wait()
+                    on_wait()
+                    deadline = deadline or time.monotonic() + WAIT
                     if time.monotonic() >= deadline:
                         raise _busy(self.where) from None
                     time.sleep(POLL)
@@ -255,9 +263,14 @@ class Ssh:
         with command.beside([*self._argv, _remote(["sh", "-c", _HOLD, f"{name}.lock", wait])]) as line:
             try:
                 said = line(QUICK)
-                if said == "waiting":
+                deadline = time.monotonic() + WAIT + QUICK
+                while said == "waiting":
                     on_wait()
-                    said = line(WAIT + QUICK)
+                    try:
+                        said = line(POLL)
+                    except CommandTimeoutError:
+                        if time.monotonic() >= deadline:
+                            raise
             except CommandError as error:
                 if error.returncode == SSH_FAILED:
                     raise unreachable(self._uri, self._target, "\n".join(error.details)) from None

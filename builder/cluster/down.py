@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from builder.cluster.crew import Crew
+from builder.crew import Crew
 from builder.hypervisor import State
 from builder.machines import Fleet
 from builder.progress import Reporter

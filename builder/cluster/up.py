@@ -12,9 +12,9 @@ from pathlib import Path
 
 from builder.cluster import contact, ova
 from builder.cluster.contact import Answer
-from builder.cluster.crew import Crew
 from builder.cluster.health import Health
 from builder.cluster.waiting import CONSOLE_LINES, Waiting
+from builder.crew import Crew
 from builder.errors import CommandError, HapxError
 from builder.hypervisor import Base, Hypervisor, State, wanted
 from builder.hypervisor.alone import alone
@@ -83,15 +83,10 @@ def up(fleet: Fleet, request: Request, reporter: Reporter) -> Up:
         with reporter.stage("seeds", title="Make the nodes' CDs"):
             seeds = fleet.seeds(fleet.cluster.nodes, reporter=reporter)
         with reporter.stage("machines", title="Make the machines"):
-            converged = []
-            for host in fleet.hosts(fleet.cluster.nodes):
-                machines = [
-                    wanted.machine(fleet.cluster, node, bases[node.name], seeds[node.name])
-                    for node in fleet.cluster.nodes
-                    if fleet.on(node) is host
-                ]
-                with alone(host, reporter):
-                    converged += crew.each(machines, host.converge)
+            machines = [
+                wanted.machine(fleet.cluster, node, bases[node.name], seeds[node.name]) for node in fleet.cluster.nodes
+            ]
+            converged = fleet.converge(machines, reporter)
         for each in converged:
             changed[each.name] += ["made", *each.changes] if each.created else list(each.changes)
         with reporter.stage("start", title="Switch them on"):
@@ -141,7 +136,7 @@ def _bases(fleet: Fleet, request: Request, crew: Crew, reporter: Reporter) -> di
                     reporter.advance(done, total, unit="B")
 
             def add(host: Hypervisor) -> bool:
-                with alone(host, reporter):
+                with alone(host, reporter, crew):
                     return host.import_base(path, chosen.base, on_progress=advance)
 
             with reporter.stage("import", title=f"Import {chosen.base.name}"):

