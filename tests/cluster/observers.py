@@ -93,10 +93,20 @@ class Vlans(Program):
 
 
 class Client:
-    """Asks the floating IP for a page, all the time."""
+    """Asks the floating IP for a page, all the time: every `interval` seconds, and waits that many for the answer."""
 
-    def __init__(self, world: World, address: str, port: int = 80) -> None:
-        self._program = Program(world, "client", address, port, CLIENT_INTERVAL, CLIENT_TIMEOUT)
+    def __init__(
+        self,
+        world: World,
+        address: str,
+        port: int = 80,
+        *,
+        interval: float = CLIENT_INTERVAL,
+        timeout: float = CLIENT_TIMEOUT,
+    ) -> None:
+        self._program = Program(world, "client", address, port, interval, timeout)
+        self._interval = interval
+        self._timeout = timeout
         self._requests: list[Request] = []
         self.stop = self._program.stop
 
@@ -129,8 +139,8 @@ class Client:
         deadline = time.monotonic() + seconds
         while True:
             now = time.monotonic()
-            latest = [each.good for each in self.requests(max(since, now - streak - CLIENT_TIMEOUT))]
-            if now - since > streak and len(latest) > streak / CLIENT_INTERVAL / 4 and all(latest):
+            latest = [each.good for each in self.requests(max(since, now - streak - self._timeout))]
+            if now - since > streak and len(latest) > streak / self._interval / 4 and all(latest):
                 return
             assert now < deadline, f"no service within {seconds} s; lately: {self.requests()[-3:]}"
             time.sleep(0.05)

@@ -165,7 +165,8 @@ def site(baked: Path, tmp_path_factory: pytest.TempPathFactory, pytestconfig: py
             *(f"link set dev {name} up" for name in ("dmz", "wire", *VLANS)),
         )
         backends = Backends(world, SERVERS)
-        client = Client(world, VIP)
+        # Fifty requests a second, as containers serve them, would be all that an emulated processor does.
+        client = Client(world, VIP, interval=0.2, timeout=3)
         with hosts.start(world, "a") as first, hosts.start(world, "b") as second:
             made = Site(
                 world, dict(zip(NODES, (first, second), strict=True)), folder, baked.resolve(), client, artifacts
