@@ -22,8 +22,8 @@ def network_config(cluster: Cluster, node: Node, version: Version = Version.TWO)
     """The node's network-config as plain data.
 
     What version 1 has no words for is left to the node's defaults: that nobody waits for an interface without an
-    address, and that a VLAN takes no router advertisements. Raises InputError for a default route that version 1
-    cannot say.
+    address, that a VLAN takes no router advertisements, and that there is no IPv6 where the spec has none. Raises
+    InputError for a default route that version 1 cannot say.
     """
     return _version_1(cluster, node) if version is Version.ONE else _version_2(cluster, node)
 
@@ -61,6 +61,9 @@ def _settings(cluster: Cluster, node: Node, name: str) -> dict[str, Any]:
     else:
         # A node has the addresses and routes that the spec gives it, and no others.
         settings["accept-ra"] = False
+        if not _has_ipv6(network):
+            # Nor IPv6's own: a boot would wait two seconds to see whether somebody else has it (RFC 4862).
+            settings["link-local"] = []
     if addresses:
         settings["addresses"] = addresses
     else:

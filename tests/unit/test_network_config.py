@@ -52,6 +52,7 @@ def test_version_2_says_all_there_is_to_a_network() -> None:
                 "match": {"macaddress": "52:54:00:12:34:56"},
                 "set-name": "dmz",
                 "accept-ra": False,
+                "link-local": [],
                 "optional": True,
             },
             "out": {
@@ -69,7 +70,7 @@ def test_version_2_says_all_there_is_to_a_network() -> None:
             },
         },
         "vlans": {
-            "dmz.41": {"id": 41, "link": "dmz", "accept-ra": False, "optional": True},
+            "dmz.41": {"id": 41, "link": "dmz", "accept-ra": False, "link-local": [], "optional": True},
             "dmz.43": {
                 "id": 43,
                 "link": "dmz",
