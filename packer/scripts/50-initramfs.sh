@@ -1,5 +1,5 @@
 #!/bin/sh
-# One initramfs for each kernel, made once, with the modules of initramfs-tools/modules.d/hapx.
+# One initramfs for each kernel, made once, with the modules of initramfs-tools/hooks/hapx.
 set -eu
 
 for directory in /usr/lib/modules/*; do

@@ -44,6 +44,8 @@ LOGIN = r"^\S+ login: "
 SECONDS = 600.0
 VIP = "192.168.56.10"
 WANTED = 1.3
+# Machines, the processors of each, and how that is called: a node has two by default, and this machine no more.
+ROWS = ((1, 2, "one machine, two CPUs"), (1, 1, "one machine, one CPU"), (2, 1, "two at once, one CPU each"))
 
 # Debian 13's own idea of a system: its packages of priority important that are not required by others of the list,
 # the kernel and the boot loaders, and a serial console to see the prompt on. An initramfs as Debian makes it.
@@ -126,16 +128,16 @@ def first_page(ports: list[int], began: float) -> float:
     raise TimeoutError(f"no page through the floating IP within {SECONDS:.0f} seconds")
 
 
-def boot_bare(disk: Path, count: int, folder: Path) -> float:
+def boot_bare(disk: Path, count: int, cpus: int, folder: Path) -> float:
     """Seconds until the last of so many bare machines, switched on at once, shows its login prompt."""
     with contextlib.ExitStack() as stack:
-        machine = Machine(disk, Firmware.BIOS, Controller.SATA, cpus=1)
+        machine = Machine(disk, Firmware.BIOS, Controller.SATA, cpus=cpus)
         guests = [stack.enter_context(start(machine, folder / f"bare{n}")) for n in range(count)]
         with ThreadPoolExecutor() as pool:
             return max(pool.map(lambda guest: guest.wait_for(LOGIN, seconds=SECONDS), guests))
 
 
-def boot_ours(disk: Path, count: int, folder: Path) -> float:
+def boot_ours(disk: Path, count: int, cpus: int, folder: Path) -> float:
     """Seconds until a page comes through the floating IP of so many seeded nodes, switched on at once."""
     with contextlib.ExitStack() as stack:
         backend = stack.enter_context(served())
@@ -156,7 +158,8 @@ def boot_ours(disk: Path, count: int, folder: Path) -> float:
                 Cable(derived.mac(cluster, node, "public"), public),
                 Cable(derived.mac(cluster, node, "link"), link),
             )
-            machines.append(Machine(disk, Firmware.BIOS, Controller.SATA, cables=cables, cd=seeds[node.name], cpus=1))
+            cd = seeds[node.name]
+            machines.append(Machine(disk, Firmware.BIOS, Controller.SATA, cables=cables, cd=cd, cpus=cpus))
         began = time.monotonic()
         for place, machine in enumerate(machines):
             stack.enter_context(start(machine, folder / f"ours{place}"))
@@ -189,7 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1)
     arguments = parser.parse_args()
-    found: dict[str, list[float]] = {}
+    found: dict[tuple[str, str], list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="bench-boot-", dir="/var/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -197,18 +200,18 @@ def main() -> None:
         ours = folder / "ours.raw"
         extract_disk(ova(folder), ours)
         for place in range(arguments.runs):
-            for count in (1, 2):
+            for count, cpus, machines in ROWS:
                 for what, boot, disk in (("bare", boot_bare, bare), ("ours", boot_ours, ours)):
-                    work = folder / f"{what}{count}-{place}"
+                    work = folder / f"{what}-{count}-{cpus}-{place}"
                     work.mkdir()
-                    found.setdefault(f"{what}{count}", []).append(boot(disk, count, work))
+                    found.setdefault((what, machines), []).append(boot(disk, count, cpus, work))
 
     title = f"median of {arguments.runs}, {os.cpu_count()} processors, {acceleration.detect().accelerator}"
     table = Table(title=title, title_justify="left")
     for heading in ("from power on to", "seconds", "of bare", "wanted"):
         table.add_column(heading, justify="left" if heading == "from power on to" else "right")
-    for count, machines in ((1, "one machine"), (2, "two machines at once")):
-        prompt, page = (statistics.median(found[f"{what}{count}"]) for what in ("bare", "ours"))
+    for _, _, machines in ROWS:
+        prompt, page = (statistics.median(found[what, machines]) for what in ("bare", "ours"))
         table.add_row(f"login prompt of a bare Debian, {machines}", f"{prompt:.1f}", "", "")
         table.add_row(
             f"a page through the floating IP, {machines}", f"{page:.1f}", f"{page / prompt:.2f}", f"at most {WANTED}"
