@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from builder import cli_spec
-from builder.errors import ExitCode
+from builder.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from builder.machines import Fleet
@@ -33,6 +33,10 @@ def up(
             metavar="FILE.ova|URL", help="What to make new machines from (default: the newest in dist/, else a bake)."
         ),
     ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Public key of minisign, or its file: the OVA has to be signed."),
+    ] = None,
     timeout: Annotated[
         int, typer.Option(min=1, metavar="SECONDS", help="How long nodes may take to boot and form the cluster.")
     ] = 900,
@@ -47,6 +51,8 @@ def up(
     from builder.cluster.up import Request, warnings
     from builder.cluster.up import up as bring_up
 
+    if key is not None and ova is None:
+        raise UsageError("--key: is for what --ova names", hint="--ova FILE.ova, or where it was published")
     fleet = _fleet(spec)
     with reporting(as_json=as_json) as reporter:
         for warning in warnings(fleet):
@@ -55,7 +61,7 @@ def up(
                 reporter.note(warning)
             else:
                 typer.echo(f"warning: {warning}", err=True)
-        result = bring_up(fleet, Request(ova, float(timeout)), reporter)
+        result = bring_up(fleet, Request(ova, key, float(timeout)), reporter)
         reporter.result(present.up(result), **dataclasses.asdict(result))
 
 

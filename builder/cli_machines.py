@@ -133,12 +133,15 @@ def stop(
 def destroy(
     spec: Spec = None,
     host: Hosts = None,
+    bases: Annotated[
+        bool, typer.Option("--bases", help="Then the bases on their hosts that no machine hangs on, too.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: Json = False,
 ) -> None:
     """Remove the machines of nodes, with their disks and CDs; of all nodes, the networks made for them too.
 
-    Only what hapx-build made is ever removed. Secrets and bases stay.
+    Only what hapx-build made is ever removed. Secrets stay, and without --bases what was imported.
     """
     from builder.cli import reporting
 
@@ -149,7 +152,7 @@ def destroy(
             raise UsageError("destroy removes machines and their disks", hint="--yes, where nobody can be asked")
         typer.confirm(f"Remove {', '.join(node.name for node in nodes)}, with their disks?", abort=True)
     with reporting(as_json=as_json) as reporter:
-        removed = fleet.destroy(nodes, reporter)
+        removed = fleet.destroy(nodes, reporter, with_bases=bases)
         said = f"removed: {', '.join(removed)}" if removed else "there was nothing of it"
         reporter.result(f"{fleet.cluster.name}: {said}", cluster=fleet.cluster.name, removed=removed)
 

@@ -168,10 +168,11 @@ class Fleet:
                     stopped.append(node.name)
         return stopped
 
-    def destroy(self, nodes: Sequence[Node], reporter: Reporter) -> list[str]:
+    def destroy(self, nodes: Sequence[Node], reporter: Reporter, *, with_bases: bool = False) -> list[str]:
         """Remove the nodes' machines and their CDs; of all nodes, the networks made for them too. What was removed.
 
-        What cannot be removed does not keep the others; then the first error is raised in the end.
+        What cannot be removed does not keep the others; then the first error is raised in the end. Without an error the
+        bases of their hosts are removed on request, but for those that a machine of whatever cluster hangs on.
         """
         removed = []
         errors: list[HapxError] = []
@@ -190,7 +191,24 @@ class Fleet:
                     removed += host.destroy_networks(self.cluster.name)
         if errors:
             raise errors[0]
+        if with_bases:
+            with reporter.stage("bases", title="Remove the bases that nobody uses"):
+                for host in self.hosts(nodes):
+                    with alone(host, reporter):
+                        removed += _remove_bases(host, reporter)
         return removed
+
+
+def _remove_bases(host: Hypervisor, reporter: Reporter) -> list[str]:
+    removed = []
+    for base in host.bases():
+        try:
+            host.remove_base(base.name)
+        except InputError as error:  # machines hang on it
+            reporter.note(error.message)
+        else:
+            removed.append(base.name)
+    return removed
 
 
 def load(path: Path) -> Fleet:

@@ -22,10 +22,12 @@ class Chosen:
     path: Path | None
 
 
-def choose(given: str | None, imported: Sequence[Sequence[Base]], reporter: Reporter) -> Chosen:
+def choose(
+    given: str | None, imported: Sequence[Sequence[Base]], reporter: Reporter, *, key: str | None = None
+) -> Chosen:
     """The OVA that was named; else the newest in dist/; else a base that every host has; else one baked now.
 
-    `imported` are the bases of each host. Raises what `bases.checked` and a bake raise.
+    `imported` are the bases of each host, `key` is as in `bases.checked`. Raises what that and a bake raise.
     """
     from builder.hypervisor import bases
 
@@ -35,7 +37,7 @@ def choose(given: str | None, imported: Sequence[Sequence[Base]], reporter: Repo
         if everywhere:
             return Chosen(bases.newest(sorted(everywhere, key=lambda base: base.name)), None)
         source = str(_bake(reporter))
-    checked = bases.checked(source, reporter=reporter)
+    checked = bases.checked(source, reporter=reporter, key=key)
     return Chosen(checked.base, checked.path)
 
 

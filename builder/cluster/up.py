@@ -30,9 +30,10 @@ RECONCILE_SECONDS = 180.0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What `up` is asked for: an OVA, or the one that `ova.choose` finds; seconds to wait for health."""
+    """What `up` is asked for: an OVA, or the one that `ova.choose` finds; who signed it; seconds to wait for health."""
 
     ova: str | None = None
+    key: str | None = None
     timeout: float = HEALTHY_SECONDS
 
 
@@ -127,7 +128,7 @@ def _bases(fleet: Fleet, request: Request, crew: Crew, reporter: Reporter) -> di
     if missing or request.ova is not None:
         needing = fleet.hosts(missing or fleet.cluster.nodes)
         common = [by_host[id(host)][1] for host in needing]
-        chosen = ova.choose(request.ova, common, reporter)
+        chosen = ova.choose(request.ova, common, reporter, key=request.key)
         if chosen.path is not None:
             path = chosen.path
 

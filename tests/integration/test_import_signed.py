@@ -1,4 +1,4 @@
-"""`hapx-build import --key` by a real minisign, from a real web server and a folder, into a real VirtualBox."""
+"""`import --key` and `up --key`: by a real minisign, from a real web server and a folder, into a real VirtualBox."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ def published(small_ova: Path, tmp_path: Path) -> Iterator[Published]:
 
 @dataclass
 class Importer:
-    """Runs `hapx-build import` with a VirtualBox, in an empty folder."""
+    """Runs `hapx-build import`, or another command, with a VirtualBox, in an empty folder."""
 
     vbox: VBox
     folder: Path
 
-    def run(self, *args: str | Path) -> subprocess.CompletedProcess[str]:
+    def run(self, *args: str | Path, command: str = "import") -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"PATH": f"{self.vbox.executable.parent}:{os.environ['PATH']}"}
-        argv = [COMMAND, "import", "--json", *args]
+        argv = [COMMAND, command, "--json", *args]
         return subprocess.run(
             argv, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=120, check=False
         )
@@ -154,3 +154,24 @@ def test_a_key_that_is_none(importer: Importer, published: Published) -> None:
     done = importer.run(published.url, "--key", "nowhere.pub")
     assert done.returncode == ExitCode.INPUT
     assert "neither a file nor a public key" in json.loads(done.stdout)["message"]
+
+
+SPEC = """
+name: lab
+networks:
+  link: {kind: intnet, subnets: [10.56.0.0/24]}
+nodes:
+  - {name: node01, addresses: {link: 10.56.0.11}}
+corosync: {links: [link]}
+"""
+
+
+def test_up_makes_nothing_of_what_another_key_signed(importer: Importer, published: Published) -> None:
+    (importer.folder / "lab.yaml").write_text(SPEC)
+    done = importer.run("lab.yaml", "--ova", published.url, "--key", published.other, command="up")
+    assert done.returncode == ExitCode.UNTRUSTED, done.stdout
+    assert "not signed with this key" in json.loads(done.stdout.splitlines()[-1])["message"]
+    assert sorted(path.name for path in importer.folder.iterdir()) == ["lab.yaml"]
+    assert importer.vbox.manage("list", "vms").stdout == ""
+    done = importer.run("lab.yaml", "--key", published.public, command="up")
+    assert (done.returncode, json.loads(done.stdout)["message"]) == (ExitCode.USAGE, "--key: is for what --ova names")

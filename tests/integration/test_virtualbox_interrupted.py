@@ -170,6 +170,18 @@ def test_destroy(lab: Lab, small_ova: Path, step: str, how: str) -> None:
     assert lab.files() == before
 
 
+def test_destroy_with_bases(lab: Lab, small_ova: Path) -> None:
+    """A base goes with the last cluster that has a machine of it."""
+    (lab.folder / "other.yaml").write_text(SPEC.replace("name: lab", "name: other").replace("node01", "node02"))
+    lab.done("import", small_ova)
+    lab.done("clone", "cluster.yaml")
+    lab.done("clone", "other.yaml")
+    assert lab.done("destroy", "cluster.yaml", "--yes", "--bases")["removed"] == ["node01"]
+    assert lab.names() == ["small", "node02"]
+    assert lab.done("destroy", "other.yaml", "--yes", "--bases")["removed"] == ["node02", "small"]
+    assert lab.names() == []
+
+
 def test_destroy_asks(lab: Lab, small_ova: Path) -> None:
     lab.done("import", small_ova)
     lab.done("clone", "cluster.yaml")

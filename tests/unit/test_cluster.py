@@ -78,6 +78,8 @@ class Played:
     refuses: set[str] = field(default_factory=set)
     asked: list[tuple[str, str]] = field(default_factory=list)
     next_generation: str = ""
+    used: set[str] = field(default_factory=set)
+    """Bases that machines of another cluster hang on."""
 
     def alone(self, *, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
@@ -90,7 +92,9 @@ class Played:
         return True
 
     def remove_base(self, name: str) -> None:
-        raise NotImplementedError
+        if name in self.used:
+            raise InputError(f"{name} is the base of another cluster's machine")
+        self.imported = [base for base in self.imported if base.name != name]
 
     def machines(self, cluster: str | None = None) -> Sequence[Found]:
         return [Found("pair", name, state, BASE.name) for name, state in self.states.items()]
@@ -117,10 +121,10 @@ class Played:
         raise NotImplementedError
 
     def destroy(self, name: str) -> bool:
-        raise NotImplementedError
+        return self.states.pop(name, None) is not None
 
     def destroy_networks(self, cluster: str) -> Sequence[str]:
-        raise NotImplementedError
+        return []
 
     def console(self, name: str) -> Sequence[str]:
         raise NotImplementedError
@@ -404,6 +408,16 @@ def test_what_cannot_take_over_is_refused(target: str, error: type[HapxError], f
     with pytest.raises(error):
         failover(fleet, target, Reporter())
     assert played.holder == "node1"
+
+
+def test_bases_go_with_the_cluster_but_for_those_that_others_use(fleet: Fleet, played: Played) -> None:
+    played.imported.append(Base("hapx-1.0.0-amd64", "cd" * 32))
+    played.used = {"hapx-1.0.0-amd64"}
+    up(fleet, Request(), Reporter())
+    notes = Notes()
+    assert fleet.destroy(fleet.cluster.nodes, notes, with_bases=True) == ["node1", "node2", BASE.name]
+    assert [base.name for base in played.imported] == ["hapx-1.0.0-amd64"]
+    assert notes.notes == ["hapx-1.0.0-amd64 is the base of another cluster's machine"]
 
 
 def test_down_shuts_all_down_once(fleet: Fleet, played: Played) -> None:
