@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, CancelledError, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 _T = TypeVar("_T")
@@ -42,14 +42,16 @@ class Crew:
 
         def begin(item: _I) -> _T:
             self.go_on()
-            return work(item)
+            try:
+                return work(item)
+            except BaseException:
+                self._over.set()
+                raise
 
         futures = [self._pool.submit(begin, item) for item in items]
         pending = set(futures)
-        while pending:
-            done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-            if any(future.exception() for future in done if not future.cancelled()):
-                self._over.set()
+        while pending:  # a short while each, so that Ctrl-C is felt
+            _, pending = wait(pending, timeout=0.2)
         errors = [error for future in futures if (error := future.exception()) is not None]
         for error in sorted(errors, key=lambda error: isinstance(error, CancelledError)):
             raise error  # what others were cancelled for comes before that
