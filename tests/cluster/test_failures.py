@@ -105,11 +105,23 @@ def test_slow_backends_move_nothing(pair: Lab) -> None:
 # Corosync and Pacemaker
 
 
-@pytest.mark.parametrize("program", ["corosync", "pacemaker-controld", "pacemaker-execd"])
-def test_without_a_part_of_the_cluster_the_node_resets_itself(pair: Lab, results: Results, program: str) -> None:
+@pytest.mark.parametrize(
+    ("program", "budget"),
+    [
+        ("corosync", 3.0),
+        ("pacemaker-controld", 3.0),
+        # In one of four runs the controller leaves because of it, a moment before the reset: its peer takes over as DC,
+        # and sleeps two whole seconds over updates that wait until Corosync has given the node up (Pacemaker 3.0.0's
+        # do_pe_invoke_callback): 3.4 s instead of 1.5 s.
+        ("pacemaker-execd", 4.5),
+    ],
+)
+def test_without_a_part_of_the_cluster_the_node_resets_itself(
+    pair: Lab, results: Results, program: str, budget: float
+) -> None:
     owner = pair.owner
     resets = owner.resets
-    with scenario(pair, results, f"kill -9 {program}, active node", 3.0, moves=True):
+    with scenario(pair, results, f"kill -9 {program}, active node", budget, moves=True):
         owner.kill(program[:15])
         wait_until(lambda: owner.resets > resets, 20, f"{owner.name} resets itself")
 
