@@ -31,7 +31,7 @@ test-fast: ## Run the tests that take no bake and no boot: under 3 minutes
 	@.ci/prepare test test
 	$(PYTHON) -m pytest -m "not slow and not vms" $(ARGS)
 
-test-vms: ## Run a cluster, and a bake, in virtual machines: three quarters of an hour without hardware virtualisation
+test-vms: ## Run a cluster, and a bake, in virtual machines: half an hour without hardware virtualisation
 	@.ci/prepare test test
 	$(PYTHON) -m pytest -m vms tests $(ARGS)
 
