@@ -59,5 +59,5 @@ def ask_health(fleet: Fleet, node: Node, *, timeout: float) -> Answer:
     found = health.parse(said)
     if found is None:
         first = next(iter(said.split("\n", 1)), "")[:80]
-        return Answer(node.name, None, f"answers, but not with its health: {first!r}")
+        return Answer(node.name, None, health.refusal(said) or f"answers, but not with its health: {first!r}")
     return Answer(node.name, found)

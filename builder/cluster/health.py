@@ -106,6 +106,14 @@ class Health:
         return tuple(vip.name for vip in self.vips if vip.holder == name)
 
 
+def refusal(text: str) -> str:
+    """Why a node cannot tell its health, in its own words; empty where it printed something else."""
+    try:
+        return str(json.loads(text)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
 def parse(text: str) -> Health | None:
     """The answer in what a node printed; None where it is none."""
     from pydantic import TypeAdapter, ValidationError
