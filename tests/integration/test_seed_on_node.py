@@ -245,10 +245,14 @@ def assert_network(booted: Booted, version: Version) -> None:
             assert re.findall(r"^DNS=(.*)$", told, re.MULTILINE) == [str(server) for server in network.dns]
             assert ("IPv6AcceptRA=no" in told) != network.dhcp
         assert ("DHCP=" in told) == network.dhcp
+        ipv6 = any(subnet.version == 6 for subnet in network.subnets)
+        if version is Version.TWO:
+            assert ("LinkLocalAddressing=no" in told) == (not ipv6 and not network.dhcp)
         if addresses:
-            required.add(interface)
+            # All of them are configured then; systemd-networkd knows an address of IPv6's own as "degraded".
+            required.add(f"{interface}:{'degraded' if ipv6 or network.dhcp else 'carrier'}")
     if version is Version.TWO:
-        assert set(re.findall(r" -i (\S+):degraded", booted.said("wait-online"))) == required
+        assert set(re.findall(r" -i (\S+:\S+)", booted.said("wait-online"))) == required
     for vip in cluster.vips:
         drop_in = f"/etc/systemd/network/10-netplan-{derived.interface(cluster, vip.network)}.network.d/50-hapx.conf"
         assert drop_in in booted.said("files")
