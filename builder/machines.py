@@ -106,15 +106,14 @@ class Fleet:
     def converge(self, machines: Sequence[Machine], reporter: Reporter) -> list[Converged]:
         """Make machines of nodes, or what differs of them, on all hosts and of all nodes at once; in their order."""
         hosts = {node.name: self.on(node) for node in self.nodes([machine.name for machine in machines])}
-        done: dict[str, Converged] = {}
 
-        def work(host: Hypervisor) -> None:
+        def work(host: Hypervisor) -> list[Converged]:
             theirs = [machine for machine in machines if hosts[machine.name] is host]
             with alone(host, reporter, crew), Crew(THREADS, within=crew) as its:
-                done.update({each.name: each for each in its.each(theirs, host.converge)})
+                return its.each(theirs, host.converge)
 
         with Crew() as crew:
-            crew.each(dict.fromkeys(hosts.values()), work)
+            done = {each.name: each for those in crew.each(dict.fromkeys(hosts.values()), work) for each in those}
         return [done[machine.name] for machine in machines]
 
     def _bases(self, nodes: Sequence[Node], name: str | None) -> dict[str, Base]:

@@ -130,7 +130,7 @@ class Here:
 
         path = workplace.cache_folder() / f"{name}.lock"
         workplace.make(path.parent)
-        deadline = None
+        deadline = time.monotonic() + WAIT
         with contextlib.ExitStack() as stack:
             while True:
                 try:
@@ -138,7 +138,6 @@ class Here:
                     break
                 except BlockingIOError:
                     on_wait()
-                    deadline = deadline or time.monotonic() + WAIT
                     if time.monotonic() >= deadline:
                         raise _busy(self.where) from None
                     time.sleep(POLL)

@@ -93,7 +93,7 @@ class Vlans(Program):
 
 
 class Client:
-    """Asks the floating IP for a page, all the time: every `interval` seconds, and waits that many for the answer."""
+    """Asks the floating IP for a page, all the time: every `interval` seconds, each for `timeout` at most."""
 
     def __init__(
         self,

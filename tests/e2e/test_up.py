@@ -123,8 +123,16 @@ class Site:
 
     def holder(self) -> str:
         """The node that holds the floating IP by its own word."""
-        (found,) = [name for name in NODES if f" {VIP}/" in self.inside(name, "ip", "-4", "address", "show")]
+        (found,) = self.owners()
         return found
+
+    def owners(self) -> list[str]:
+        """The nodes that have the floating IP on an interface."""
+        return [name for name in NODES if self.holds(name)]
+
+    def holds(self, node: str) -> bool:
+        """Whether a node has the floating IP on an interface."""
+        return f" {VIP}/" in self.inside(node, "ip", "-4", "address", "show")
 
     def wait(self, what: str, holds: Callable[[], bool], seconds: float) -> float:
         """Wait for something; the seconds it took."""
@@ -303,23 +311,18 @@ def test_a_paused_machine_comes_back_as_one_of_two_without_the_address(
     (other,) = {*NODES} - {active}
     since = time.monotonic()
     up.hosts[active].virsh("suspend", active)
-    up.wait("the other holds it", lambda: f" {VIP}/" in up.inside(other, "ip", "-4", "address", "show"), MOVE_SECONDS)
+    up.wait("the other holds it", lambda: up.holds(other), MOVE_SECONDS)
     time.sleep(max(0.0, since + 10 - time.monotonic()))
     resumed = time.monotonic()
     up.hosts[active].virsh("resume", active)
-    took = up.wait("one owner", lambda: len(owners(up)) == 1, MOVE_SECONDS)
+    took = up.wait("one owner", lambda: len(up.owners()) == 1, MOVE_SECONDS)
     up.client.wait_served(resumed, MOVE_SECONDS)
     note_time(
         f"paused: {up.client.outage(since):.2f} s without service; resumed: one owner after {took:.1f} s, "
         f"{up.client.outage(resumed):.2f} s without service"
     )
     up.settle()
-    assert len(owners(up)) == 1
-
-
-def owners(site: Site) -> list[str]:
-    """The nodes that have the floating IP on an interface."""
-    return [name for name in NODES if f" {VIP}/" in site.inside(name, "ip", "-4", "address", "show")]
+    assert len(up.owners()) == 1
 
 
 def test_new_backends_come_without_a_restart(up: Site) -> None:
@@ -349,13 +352,13 @@ def test_a_node_that_cannot_go_on_restarts_itself_and_rejoins(
     since = time.monotonic()
     # Later than the answer of the guest agent, which is gone with the node.
     up.inside(active, "sh", "-c", f"{{ sleep 1; {command}; }} >/dev/null 2>&1 &")
-    up.wait("the other holds it", lambda: f" {VIP}/" in up.inside(other, "ip", "-4", "address", "show"), MOVE_SECONDS)
+    up.wait("the other holds it", lambda: up.holds(other), MOVE_SECONDS)
     up.client.wait_served(since + 1, MOVE_SECONDS)
     outage = up.client.outage(since)
     up.told("up")
     note_time(f"{what}: {outage:.2f} s; back as a member {time.monotonic() - since:.0f} s after")
     assert up.inside(active, "cat", "/proc/sys/kernel/random/boot_id") != boot
-    assert owners(up) == [other]
+    assert up.owners() == [other]
 
 
 def test_up_brings_a_node_back_whose_power_was_cut(up: Site, note_time: Callable[[str], None]) -> None:
@@ -363,13 +366,13 @@ def test_up_brings_a_node_back_whose_power_was_cut(up: Site, note_time: Callable
     (other,) = {*NODES} - {active}
     since = time.monotonic()
     up.hosts[active].virsh("destroy", active)
-    up.wait("the other holds it", lambda: f" {VIP}/" in up.inside(other, "ip", "-4", "address", "show"), MOVE_SECONDS)
+    up.wait("the other holds it", lambda: up.holds(other), MOVE_SECONDS)
     up.client.wait_served(since + 1, MOVE_SECONDS)
     note_time(f"power cut of the active node: {up.client.outage(since):.2f} s")
     found = up.status()
     assert [node["machine"] for node in found["nodes"] if node["name"] == active] == ["off"]
     assert up.told("up")["changed"] == {active: ["started"]}
-    assert owners(up) == [other]
+    assert up.owners() == [other]
 
 
 def test_down_and_destroy_leave_nothing(up: Site) -> None:
