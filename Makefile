@@ -29,7 +29,7 @@ test: ## Run lint and every test, with coverage (ARGS are pytest's)
 
 test-fast: ## Run the tests that take no bake and no boot: under 3 minutes
 	@.ci/prepare test test
-	$(PYTHON) -m pytest -m "not slow and not vms" $(ARGS)
+	$(PYTHON) -m pytest -m "not slow and not vms" --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-vms: ## Run a cluster, and a bake, in virtual machines: half an hour without hardware virtualisation
 	@.ci/prepare test test

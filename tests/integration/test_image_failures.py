@@ -21,6 +21,9 @@ from builder.errors import ExitCode
 from tests.integration import baking
 from tests.integration.baking import SMALL, Done, Place
 
+# Each starts a bake, and together they take minutes.
+pytestmark = pytest.mark.slow
+
 SLOW = ("--var", "hostname=slow")
 MIB = 1 << 20
 
@@ -103,7 +106,6 @@ def interrupt(here: Place, stage: str, number: signal.Signals, *flags: str, afte
     return done
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code", "after"), [(*STOPS[0], 0.2), (*STOPS[1], 2.0), (*STOPS[0], 7.0)])
 def test_a_signal_while_mmdebstrap_works(
     empty_place: Place, number: signal.Signals, code: ExitCode, after: float
@@ -120,7 +122,6 @@ def test_a_signal_while_mmdebstrap_works(
     assert list(empty_place.roots.iterdir()) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "number", "code"),
     [
@@ -146,7 +147,6 @@ def test_a_signal_at_any_later_stage(place: Place, stage: str, number: signal.Si
     unchanged(before, before_and_after(place))
 
 
-@pytest.mark.slow
 def test_a_signal_in_the_last_moment_leaves_all_or_nothing(place: Place) -> None:
     flags = make_precious(place)
     precious = place.folder / "precious"
@@ -168,7 +168,6 @@ def test_a_signal_in_the_last_moment_leaves_all_or_nothing(place: Place) -> None
             assert manifest["ova"]["size"] == (precious / "hapx.ova").stat().st_size
 
 
-@pytest.mark.slow
 def test_ctrl_c_twice_is_as_good_as_once(place: Place) -> None:
     stage = baking.script(place.template, 1).stem
     (place.template / f"wait-in-{stage}").touch()
@@ -183,7 +182,6 @@ def test_ctrl_c_twice_is_as_good_as_once(place: Place) -> None:
     place.assert_clean()
 
 
-@pytest.mark.slow
 def test_a_script_that_ignores_signals_does_not_hold_up_ctrl_c(place: Place) -> None:
     path = baking.script(place.template, 1)
     path.write_text("#!/bin/sh\ntrap '' INT TERM\nsleep 60; sleep 60\n")
@@ -191,7 +189,6 @@ def test_a_script_that_ignores_signals_does_not_hold_up_ctrl_c(place: Place) -> 
     assert done.returncode == ExitCode.INTERRUPTED
 
 
-@pytest.mark.slow
 def test_a_terminal_that_is_closed_ends_the_bake(place: Place) -> None:
     stage = baking.script(place.template, 1).stem
     (place.template / f"wait-in-{stage}").touch()
@@ -212,7 +209,6 @@ def test_a_terminal_that_is_closed_ends_the_bake(place: Place) -> None:
     place.assert_clean(seconds=5)
 
 
-@pytest.mark.slow
 def test_nohup_outlives_its_terminal(place: Place) -> None:
     place.prefix = ("nohup",)
     bake = place.start(*SMALL)
@@ -221,7 +217,6 @@ def test_nohup_outlives_its_terminal(place: Place) -> None:
     assert bake.end().returncode == ExitCode.OK
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["unpack", "provision", "package"])
 def test_a_killed_bake_takes_everything_with_it_and_the_next_one_tidies_up(place: Place, stage: str) -> None:
     path = baking.script(place.template, 1)
@@ -241,7 +236,6 @@ def test_a_killed_bake_takes_everything_with_it_and_the_next_one_tidies_up(place
     place.assert_clean()
 
 
-@pytest.mark.slow
 def test_a_bake_killed_while_mmdebstrap_works_leaves_no_half_of_a_root(empty_place: Place) -> None:
     bake = empty_place.start(*SMALL)
     bake.stage("bootstrap")
@@ -290,7 +284,6 @@ def test_too_little_room_is_seen_before_any_work(empty_place: Place, which: str)
     refused(done, ExitCode.NO_SPACE, str(folder), "0.1 GB free, a bake needs ", "TMPDIR", "--output", "XDG_CACHE_HOME")
 
 
-@pytest.mark.slow
 def test_the_work_disk_gets_full_while_unpacking(place: Place) -> None:
     mounted(place, place.temporary, "4g")
     bake = place.start(*SMALL)
@@ -301,7 +294,6 @@ def test_the_work_disk_gets_full_while_unpacking(place: Place) -> None:
     assert place.root.exists()  # a full disk does not make a kept root a bad one
 
 
-@pytest.mark.slow
 def test_the_work_disk_gets_full_in_a_script(place: Place) -> None:
     mounted(place, place.temporary, "4g")
     path = baking.script(place.template, 1)
@@ -312,7 +304,6 @@ def test_the_work_disk_gets_full_in_a_script(place: Place) -> None:
     told_full(place, bake.end(), place.temporary, "TMPDIR")
 
 
-@pytest.mark.slow
 def test_the_work_disk_gets_full_while_the_disk_is_made(place: Place) -> None:
     mounted(place, place.temporary, "4g")
     path = sorted((place.template / "scripts").iterdir())[-1]
@@ -323,7 +314,6 @@ def test_the_work_disk_gets_full_while_the_disk_is_made(place: Place) -> None:
     told_full(place, bake.end(), place.temporary, "TMPDIR")
 
 
-@pytest.mark.slow
 def test_the_output_disk_gets_full(place: Place) -> None:
     mounted(place, place.dist, "600m")
     bake = place.start(*SMALL)
@@ -335,7 +325,6 @@ def test_the_output_disk_gets_full(place: Place) -> None:
     assert " MB are free" in done.event("error")["message"]
 
 
-@pytest.mark.slow
 def test_the_log_itself_finds_the_disk_full(place: Place) -> None:
     mounted(place, place.dist, "600m")
     path = baking.script(place.template, 1)
@@ -348,7 +337,6 @@ def test_the_log_itself_finds_the_disk_full(place: Place) -> None:
     assert done.event("error")["message"].endswith("no space left on the disk")
 
 
-@pytest.mark.slow
 def test_the_cache_disk_gets_full(empty_place: Place) -> None:
     mounted(empty_place, empty_place.cache, "1200m")
     bake = empty_place.start(*SMALL)
@@ -377,7 +365,6 @@ def test_a_program_that_is_not_there(place: Place, program: str) -> None:
     assert not place.dist.exists()
 
 
-@pytest.mark.slow
 def test_another_program_called_packer_is_passed_over(place: Place) -> None:
     fake = place.folder / "bin" / "packer"
     fake.parent.mkdir()
@@ -417,7 +404,6 @@ def bake_from(here: Place, mirror: str) -> Done:
     return here.run(*SMALL, "--var", f"mirror={mirror}")
 
 
-@pytest.mark.slow
 def test_a_mirror_that_does_not_answer(empty_place: Place) -> None:
     done = bake_from(empty_place, "http://127.0.0.1:1/debian")
     refused(done, ExitCode.UNREACHABLE, "trixie from mirror http://127.0.0.1:1/debian: ", "--var mirror")
@@ -471,13 +457,11 @@ def test_a_password_in_a_mirrors_address_is_refused_and_not_shown(place: Place, 
     assert not place.dist.exists()
 
 
-@pytest.mark.slow
 def test_a_package_that_nobody_has(empty_place: Place) -> None:
     done = empty_place.run(*SMALL, "--var", 'extra_packages=["no-such-package"]')
     refused(done, ExitCode.INPUT, "no such package", "E: Unable to locate package no-such-package", "extra_packages")
 
 
-@pytest.mark.slow
 def test_the_root_is_made_anew_when_the_mirror_has_moved_on(place: Place) -> None:
     assert place.run(*SMALL).returncode == ExitCode.OK
     info = place.root / "info.json"
@@ -495,7 +479,6 @@ def test_the_root_is_made_anew_when_the_mirror_has_moved_on(place: Place) -> Non
     assert baking.digests(place.root) == {path: text for path, text in before.items() if str(place.root) in path}
 
 
-@pytest.mark.slow
 def test_a_mirror_that_does_not_answer_is_done_without_where_the_root_is_kept(place: Place) -> None:
     (place.root / "apt/sources.list").write_text("deb http://127.0.0.1:1/debian trixie main\n")
     done = place.run("--json", *SMALL)
@@ -507,7 +490,6 @@ def test_a_mirror_that_does_not_answer_is_done_without_where_the_root_is_kept(pl
     assert again.event("result")["unchanged"]
 
 
-@pytest.mark.slow
 def test_a_damaged_root_in_the_cache_is_made_anew(place: Place) -> None:
     tar = place.root / "root.tar"
     whole = tar.read_bytes()
@@ -629,7 +611,6 @@ def test_a_command_line_that_is_wrong(place: Place, flags: list[str]) -> None:
 # --- What is there already ---
 
 
-@pytest.mark.slow
 def test_an_output_that_is_there(place: Place) -> None:
     assert place.run(*SMALL).returncode == ExitCode.OK
     before = baking.digests(place.dist)
@@ -668,7 +649,6 @@ def flip(path: Path) -> None:
         file.write(bytes([byte[0] ^ 1]))
 
 
-@pytest.mark.slow
 def test_a_second_bake_of_the_same_file_is_kept_out(place: Place) -> None:
     stage = baking.script(place.template, 1).stem
     (place.template / f"wait-in-{stage}").touch()
@@ -689,7 +669,6 @@ def test_a_second_bake_of_the_same_file_is_kept_out(place: Place) -> None:
 # --- What the template does ---
 
 
-@pytest.mark.slow
 def test_a_script_that_fails(place: Place) -> None:
     path = baking.script(place.template, 2)
     path.write_text("#!/bin/sh\nset -eu\necho before >&2\nfor n in 1 2 3; do echo line $n; done\nexit 42\n")
@@ -702,7 +681,6 @@ def test_a_script_that_fails(place: Place) -> None:
     unchanged(before, before_and_after(place))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
