@@ -26,8 +26,9 @@ PROPERTIES = {
     "stonith-enabled": "false",
     # A start that fails counts like any other failure: the node is tried again after failure-timeout.
     "start-failure-is-fatal": "false",
-    # How long a node that starts waits for somebody who leads already.
-    "dc-deadtime": "2s",
+    # How long a node that starts waits for an answer of somebody who leads already; nothing else starts meanwhile. It
+    # comes within milliseconds; where it does not, an election is called, which whoever leads wins again.
+    "dc-deadtime": "500ms",
     # Pacemaker 3.0.0's controller sleeps a whole second where its own updates of the CIB are still on their way when it
     # asks for it (do_pe_invoke_callback), as they are when a node is lost: those 100 ms save it nearly always.
     "transition-delay": "100ms",

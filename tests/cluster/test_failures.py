@@ -140,6 +140,23 @@ def test_a_killed_pacemakerd_comes_back_and_moves_nothing(pair: Lab, results: Re
         wait_until(lambda: owner.resets > resets, 20, f"{owner.name} resets itself")
 
 
+def test_a_node_that_joins_while_the_leader_is_silent_moves_nothing(pair: Lab, results: Results) -> None:
+    """It does not wait long for an answer, and calls an election, which whoever led wins again."""
+    dc = pair.state(pair.owner).dc  # type: ignore[union-attr]
+    leader = pair.nodes[str(dc)]
+    (joining,) = (node for node in pair.running if node is not leader)
+    joining.power_off()
+    pair.client.wait_served(time.monotonic() + 1, 20)
+    with scenario(pair, results, "a node joins, the leader is silent for 4 s", NOTHING, moves=False):
+        joining.start()
+        wait_until(lambda: joining.pids("corosync"), 30, "Corosync starts")
+        leader.kill("pacemaker-contr", signal.SIGSTOP)
+        time.sleep(4)
+        leader.kill("pacemaker-contr", signal.SIGCONT)
+    assert "I_DC_TIMEOUT" in joining.sh("journalctl --boot --unit pacemaker --output cat")
+    assert pair.state(pair.owner).dc == dc  # type: ignore[union-attr]
+
+
 # Power
 
 

@@ -28,7 +28,7 @@ def test_the_vip_is_where_haproxy_answers_and_its_link_is_up() -> None:
         "no-quorum-policy": "stop",
         "stonith-enabled": "false",
         "start-failure-is-fatal": "false",
-        "dc-deadtime": "2s",
+        "dc-deadtime": "500ms",
         "transition-delay": "100ms",
         "cluster-recheck-interval": "60s",
     }
