@@ -5,9 +5,9 @@
 The bare image is Debian 13 with everything of the priorities required and important, the same kernel, and no more: no
 cluster, no cloud-init, no SSH. Both boot in QEMU with the same machine. Ours boots from a seed, as one node and as a
 pair (two machines at once, beside two bare ones at once); a client on loopback asks for a page through the floating IP
-until it comes, from a real backend. One node is reset after that, and once more with cloud-init switched off: what is
-left then is what Corosync, Pacemaker and HAProxy take wherever their configuration comes from. HAPX_TEST_OVA names an
-OVA to take instead of baking one.
+until it comes, from a real backend. One node is switched off and on again after that, and once more with cloud-init
+switched off: what is left then is what Corosync, Pacemaker and HAProxy take wherever their configuration comes from.
+HAPX_TEST_OVA names an OVA to take instead of baking one.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from builder import acceleration
+from builder.command import run
 from builder.seed import seeding
 from builder.seed.secrets import path_beside
 from builder.seed.seeding import ClusterSpec
@@ -46,10 +48,12 @@ LOGIN = r"^\S+ login: "
 SECONDS = 600.0
 VIP = "192.168.56.10"
 WANTED = 1.3
-# What else a single node is asked, and what is run on it before.
-AGAIN = {"after a reset": "true", "after a reset, without cloud-init": "touch /etc/cloud/cloud-init.disabled"}
-# How long a node is left to itself before it is reset.
-QUIET = 15.0
+# How often a single node is switched on, and what is run on it before it is switched off again.
+BOOTS = {
+    "": "true",
+    ", again": "touch /etc/cloud/cloud-init.disabled",
+    ", again, without cloud-init": None,
+}
 # Machines, the processors of each, and how that is called: a node has two by default, and this machine no more.
 ROWS = ((1, 2, "one machine, two CPUs"), (1, 1, "one machine, one CPU"), (2, 1, "two at once, one CPU each"))
 
@@ -155,7 +159,7 @@ def boot_bare(disk: Path, count: int, cpus: int, folder: Path) -> list[float]:
 def boot_ours(disk: Path, count: int, cpus: int, folder: Path) -> list[float]:
     """Seconds until a page comes through the floating IP of so many seeded nodes, switched on at once.
 
-    Of one node alone also: after a reset, and after another without cloud-init.
+    Of one node alone also: each time it is switched on again (BOOTS).
     """
     with contextlib.ExitStack() as stack:
         backend = stack.enter_context(served())
@@ -178,24 +182,31 @@ def boot_ours(disk: Path, count: int, cpus: int, folder: Path) -> list[float]:
             )
             cd = seeds[node.name]
             machines.append(Machine(disk, Firmware.BIOS, Controller.SATA, cables=cables, cd=cd, cpus=cpus))
-        began = time.monotonic()
-        guests = [stack.enter_context(start(machine, folder / f"ours{n}")) for n, machine in enumerate(machines)]
-        try:
-            took = [first_page(ports, began)]
-            if count == 1:
-                took += [reset(guests[0], ports, command) for command in AGAIN.values()]
-        finally:
-            for place in range(count):
-                shutil.copy(folder / f"ours{place}/console", Path(tempfile.gettempdir(), f"bench-boot-{place}.console"))
+        took = []
+        for boot, command in enumerate(BOOTS.values() if count == 1 else [None]):
+            with contextlib.ExitStack() as switched_on:
+                works = [folder / f"boot{boot}-{place}" for place in range(count)]
+                began = time.monotonic()
+                guests = [switched_on.enter_context(start(*each)) for each in zip(machines, works, strict=True)]
+                try:
+                    took.append(first_page(ports, began))
+                finally:
+                    for place, work in enumerate(works):
+                        console = f"bench-boot-{boot}-{place}.console"
+                        shutil.copy(work / "console", Path(tempfile.gettempdir(), console))
+                if command is not None:
+                    machines = [replace(machines[0], disk=switched_off(guests[0], command, works[0]))]
     return took
 
 
-def reset(guest: Guest, ports: list[int], command: str) -> float:
-    """Seconds from a reset until a page comes again; the command is run before it, when all that starts has started."""
-    guest.read("sh", "-c", f"cloud-init status --wait >/dev/null; {command}; sync", seconds=SECONDS)
-    time.sleep(QUIET)
-    guest.reset()
-    return first_page(ports, time.monotonic())
+def switched_off(guest: Guest, command: str, work: Path) -> Path:
+    """The node's disk after its power button was pressed; the command is run before that, when its boot is done."""
+    guest.read("sh", "-c", f"cloud-init status --wait >/dev/null; {command}", seconds=SECONDS)
+    guest.press_power_button()
+    guest.wait_until_off(seconds=SECONDS)
+    disk = work.with_suffix(".raw")
+    run(["qemu-img", "convert", "-O", "raw", str(work / "disk.qcow2"), str(disk)])
+    return disk
 
 
 def bake_bare(folder: Path) -> Path:
@@ -232,7 +243,7 @@ def main() -> None:
                 for what, boot, disk in (("bare", boot_bare, bare), ("ours", boot_ours, ours)):
                     work = folder / f"{what}-{count}-{cpus}-{place}"
                     work.mkdir()
-                    for row, seconds in zip(("", *AGAIN), boot(disk, count, cpus, work), strict=False):
+                    for row, seconds in zip(BOOTS, boot(disk, count, cpus, work), strict=False):
                         found.setdefault((what, machines, row), []).append(seconds)
 
     title = f"median of {arguments.runs}, {os.cpu_count()} processors, {acceleration.detect().accelerator}"
@@ -242,12 +253,11 @@ def main() -> None:
     for _, _, machines in ROWS:
         prompt = statistics.median(found["bare", machines, ""])
         table.add_row(f"login prompt of a bare Debian, {machines}", f"{prompt:.1f}", "", "")
-        for row in ("", *AGAIN):
+        for row in BOOTS:
             if pages := found.get(("ours", machines, row)):
                 page, wanted = statistics.median(pages), "" if row else f"at most {WANTED}"
-                how = f", {row}" if row else ""
                 table.add_row(
-                    f"a page through the floating IP, {machines}{how}", f"{page:.1f}", f"{page / prompt:.2f}", wanted
+                    f"a page through the floating IP, {machines}{row}", f"{page:.1f}", f"{page / prompt:.2f}", wanted
                 )
     Console(width=120).print(table)
 

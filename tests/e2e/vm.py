@@ -259,11 +259,6 @@ class Guest:
         """The ACPI power button, once."""
         self._command("system_powerdown")
 
-    def reset(self) -> None:
-        """The reset button: the machine starts anew at once."""
-        self._command("system_reset")
-        self._agent.greeted = False  # what answers next is another process
-
     def grow_disk(self, mib: int) -> None:
         """Make the disk `mib` MiB larger while the machine runs, as a hypervisor's administrator would."""
         (disk,) = self._command("query-block")
