@@ -161,33 +161,14 @@ def boot_ours(disk: Path, count: int, cpus: int, folder: Path) -> list[float]:
 
     Of one node alone also: each time it is switched on again (BOOTS).
     """
-    with contextlib.ExitStack() as stack:
-        backend = stack.enter_context(served())
-        path = folder / f"bench{count}.yaml"
-        path.write_text(spec(count, backend))
-        cluster = load(path)
-        request = seeding.SeedRequest((ClusterSpec(path, path_beside(path)),), (), output=folder)
-        seeds = {node.name: folder / f"{node.name}-cidata.iso" for node in cluster.nodes}
-        seeding.write_isos(seeding.prepare(request, Templates()))
-        ports, machines = [], []
-        wire = folder / f"wire{count}"
-        for place, node in enumerate(cluster.nodes):
-            ports.append(free_port())
-            public = f"user,net=192.168.56.0/24,host=192.168.56.2,hostfwd=tcp:127.0.0.1:{ports[-1]}-{VIP}:80"
-            role = "on" if place == 0 else "off"
-            link = f"stream,server={role},addr.type=unix,addr.path={wire}" if count > 1 else "user,restrict=on"
-            cables = (
-                Cable(derived.mac(cluster, node, "public"), public),
-                Cable(derived.mac(cluster, node, "link"), link),
-            )
-            cd = seeds[node.name]
-            machines.append(Machine(disk, Firmware.BIOS, Controller.SATA, cables=cables, cd=cd, cpus=cpus))
-        took = []
+    took = []
+    with served() as backend:
+        machines, ports = seeded(disk, count, cpus, folder, backend)
         for boot, command in enumerate(BOOTS.values() if count == 1 else [None]):
-            with contextlib.ExitStack() as switched_on:
+            with contextlib.ExitStack() as stack:
                 works = [folder / f"boot{boot}-{place}" for place in range(count)]
                 began = time.monotonic()
-                guests = [switched_on.enter_context(start(*each)) for each in zip(machines, works, strict=True)]
+                guests = [stack.enter_context(start(*each)) for each in zip(machines, works, strict=True)]
                 try:
                     took.append(first_page(ports, began))
                 finally:
@@ -197,6 +178,28 @@ def boot_ours(disk: Path, count: int, cpus: int, folder: Path) -> list[float]:
                 if command is not None:
                     machines = [replace(machines[0], disk=switched_off(guests[0], command, works[0]))]
     return took
+
+
+def seeded(disk: Path, count: int, cpus: int, folder: Path, backend: int) -> tuple[list[Machine], list[int]]:
+    """So many nodes with their CDs, and the ports of loopback where each answers if it has the floating IP."""
+    path = folder / "bench.yaml"
+    path.write_text(spec(count, backend))
+    cluster = load(path)
+    request = seeding.SeedRequest((ClusterSpec(path, path_beside(path)),), (), output=folder)
+    seeding.write_isos(seeding.prepare(request, Templates()))
+    machines, ports = [], []
+    for place, node in enumerate(cluster.nodes):
+        ports.append(free_port())
+        public = f"user,net=192.168.56.0/24,host=192.168.56.2,hostfwd=tcp:127.0.0.1:{ports[-1]}-{VIP}:80"
+        role = "on" if place == 0 else "off"
+        wire = f"stream,server={role},addr.type=unix,addr.path={folder / 'wire'}"
+        cables = (
+            Cable(derived.mac(cluster, node, "public"), public),
+            Cable(derived.mac(cluster, node, "link"), wire if count > 1 else "user,restrict=on"),
+        )
+        cd = folder / f"{node.name}-cidata.iso"
+        machines.append(Machine(disk, Firmware.BIOS, Controller.SATA, cables=cables, cd=cd, cpus=cpus))
+    return machines, ports
 
 
 def switched_off(guest: Guest, command: str, work: Path) -> Path:
