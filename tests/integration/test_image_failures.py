@@ -194,8 +194,8 @@ def test_a_terminal_that_is_closed_ends_the_bake(place: Place) -> None:
     (place.template / f"wait-in-{stage}").touch()
     parent, child = pty.openpty()
     bake = subprocess.Popen(
-        # A terminal's own session, as a shell in a window has it.
-        ["setsid", "--ctty", *place.argv(*SMALL)],
+        # A terminal's own session, as a shell in a window has it: nohup has had SIGHUP ignored.
+        ["setsid", "--ctty", "env", "--default-signal=HUP", *place.argv(*SMALL)],
         cwd=place.folder, env=place.environment | {"TERM": "xterm"}, stdin=child, stdout=child, stderr=child,
     )  # fmt: skip
     os.close(child)
