@@ -147,13 +147,13 @@ def first_page(ports: list[int], began: float) -> float:
     return time.monotonic() - began
 
 
-def boot_bare(disk: Path, count: int, cpus: int, folder: Path) -> list[float]:
+def boot_bare(disk: Path, count: int, cpus: int, folder: Path) -> float:
     """Seconds until the last of so many bare machines, switched on at once, shows its login prompt."""
     with contextlib.ExitStack() as stack:
         machine = Machine(disk, Firmware.BIOS, Controller.SATA, cpus=cpus)
         guests = [stack.enter_context(start(machine, folder / f"bare{n}")) for n in range(count)]
         with ThreadPoolExecutor() as pool:
-            return [max(pool.map(lambda guest: guest.wait_for(LOGIN, seconds=SECONDS), guests))]
+            return max(pool.map(lambda guest: guest.wait_for(LOGIN, seconds=SECONDS), guests))
 
 
 def boot_ours(disk: Path, count: int, cpus: int, folder: Path) -> list[float]:
@@ -234,7 +234,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1)
     arguments = parser.parse_args()
-    found: dict[tuple[str, str, str], list[float]] = {}
+    prompts: dict[str, list[float]] = {}
+    pages: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory(prefix="bench-boot-", dir="/var/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -243,25 +244,25 @@ def main() -> None:
         extract_disk(ova(folder), ours)
         for place in range(arguments.runs):
             for count, cpus, machines in ROWS:
-                for what, boot, disk in (("bare", boot_bare, bare), ("ours", boot_ours, ours)):
-                    work = folder / f"{what}-{count}-{cpus}-{place}"
-                    work.mkdir()
-                    for row, seconds in zip(BOOTS, boot(disk, count, cpus, work), strict=False):
-                        found.setdefault((what, machines, row), []).append(seconds)
+                work = folder / f"{count}-{cpus}-{place}"
+                work.mkdir()
+                prompts.setdefault(machines, []).append(boot_bare(bare, count, cpus, work))
+                # Two nodes are switched on once: the other boots are left out.
+                for boot, seconds in zip(BOOTS, boot_ours(ours, count, cpus, work), strict=False):
+                    pages.setdefault(machines, {}).setdefault(boot, []).append(seconds)
 
     title = f"median of {arguments.runs}, {os.cpu_count()} processors, {acceleration.detect().accelerator}"
     table = Table(title=title, title_justify="left")
     for heading in ("from power on to", "seconds", "of bare", "wanted"):
         table.add_column(heading, justify="left" if heading == "from power on to" else "right")
-    for _, _, machines in ROWS:
-        prompt = statistics.median(found["bare", machines, ""])
+    for machines, boots in pages.items():
+        prompt = statistics.median(prompts[machines])
         table.add_row(f"login prompt of a bare Debian, {machines}", f"{prompt:.1f}", "", "")
-        for row in BOOTS:
-            if pages := found.get(("ours", machines, row)):
-                page, wanted = statistics.median(pages), "" if row else f"at most {WANTED}"
-                table.add_row(
-                    f"a page through the floating IP, {machines}{row}", f"{page:.1f}", f"{page / prompt:.2f}", wanted
-                )
+        for boot, times in boots.items():
+            page, wanted = statistics.median(times), "" if boot else f"at most {WANTED}"
+            table.add_row(
+                f"a page through the floating IP, {machines}{boot}", f"{page:.1f}", f"{page / prompt:.2f}", wanted
+            )
     Console(width=120).print(table)
 
 
